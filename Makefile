@@ -1,0 +1,46 @@
+# make run · make test · make check: each sets up what it needs, from an empty checkout, as often as you like.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup run test check format bench demo test-tools r4-tables clean
+
+help: ## what there is
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
+
+setup: $(STAMP) ## the virtual environment with everything in it
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+run: $(STAMP) ## start the server with demo data on http://127.0.0.1:8000
+	$(BIN)/fhirserver demo --serve
+
+test: $(STAMP) ## every test
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## the table of speed and memory
+	$(BIN)/python bench/rest.py
+
+test-tools: ## programs beyond Python that some tests use (Debian)
+	@command -v storescu >/dev/null || (apt-get update -qq && apt-get install -y -qq dcmtk >/dev/null)
+
+r4-tables: $(STAMP) ## make fhirserver/r4/*.json again from the official package
+	$(BIN)/python fhirserver/r4/generate.py
+
+clean: ## remove what these commands made, but not the data folder
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

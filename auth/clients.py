@@ -1,0 +1,103 @@
+"""A client as Authlib sees it, and the ways in which clients authenticate.
+
+https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from authlib.oauth2.rfc6749 import ClientMixin
+from authlib.oauth2.rfc6749.util import extract_basic_authorization
+
+from auth import keys
+from auth.jwks import KeySets
+from auth.store import AuthStore
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+MAX_ASSERTION_SECONDS = 300
+_LEEWAY = 30
+
+
+class Client(ClientMixin):  # type: ignore[misc]
+    """A registered client."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+
+    def get_client_id(self) -> str:
+        return str(self.document["_id"])
+
+    def get_default_redirect_uri(self) -> str:
+        return ""
+
+    def get_allowed_scope(self, scope: str) -> str:
+        return scope
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        return redirect_uri in self.document["redirect_uris"]
+
+    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
+        return method == self.document["method"] or (method == "client_secret_post" and "secret" in self.document["method"])
+
+    def check_response_type(self, response_type: str) -> bool:
+        return False
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        return grant_type == "client_credentials" and self.document["method"] != "none"
+
+
+def client_auth_methods(store: AuthStore, audiences: tuple[str, ...]) -> dict[str, Callable[[Any, Any], Client | None]]:
+    """Method name -> (query_client, request) -> the client, or None where it is not proven."""
+    key_sets = KeySets()
+
+    def basic(_: Any, request: Any) -> Client | None:
+        client_id, secret = extract_basic_authorization(request.headers)
+        return _with_secret(client_id, secret)
+
+    def post(_: Any, request: Any) -> Client | None:
+        return _with_secret(request.form.get("client_id"), request.form.get("client_secret"))
+
+    def _with_secret(client_id: str | None, secret: str | None) -> Client | None:
+        if not client_id or not secret:
+            return None
+        found = store.client(client_id)
+        return Client(found) if store.secret_matches(found, secret) and found else None
+
+    def private_key_jwt(_: Any, request: Any) -> Client | None:
+        if request.form.get("client_assertion_type") != ASSERTION_TYPE:
+            return None
+        client_id, claims = _asserted(store, key_sets, request.form.get("client_assertion") or "")
+        if claims is None or not _acceptable(claims, client_id, audiences):
+            return None
+        if not store.first_use(client_id, claims["jti"], claims["exp"]):
+            return None
+        found = store.client(client_id)
+        return Client(found) if found else None
+
+    return {"private_key_jwt": private_key_jwt, "client_secret_basic": basic, "client_secret_post": post}
+
+
+def _asserted(store: AuthStore, key_sets: KeySets, assertion: str) -> tuple[str, dict[str, Any] | None]:
+    """The client that the assertion names, and its claims if that client's key signed it."""
+    client_id = keys.unverified_subject(assertion)
+    found = store.client(client_id) if client_id else None
+    key_set = (found.get("jwks") or (key_sets.get(found["jwks_uri"]) if found.get("jwks_uri") else None)) if found else None
+    return client_id, keys.assertion_claims(assertion, key_set) if key_set else None
+
+
+def _acceptable(claims: dict[str, Any], client_id: str, audiences: tuple[str, ...]) -> bool:
+    """iss = sub = client, one audience that is ours, and "exp … no more than five minutes in the future"."""
+    now, expires, audience = time.time(), claims.get("exp"), claims.get("aud")
+    audience = audience[0] if isinstance(audience, list) and len(audience) == 1 else audience
+    return (
+        claims.get("iss") == client_id
+        and claims.get("sub") == client_id
+        and audience in audiences
+        and isinstance(expires, (int, float))
+        and now - _LEEWAY < expires <= now + MAX_ASSERTION_SECONDS + _LEEWAY
+        and isinstance(claims.get("jti"), str)
+        and 0 < len(claims["jti"]) <= 255
+    )

@@ -1,0 +1,98 @@
+"""Principal x type x interaction -> allowed; and ``visible``, which is put on every read.
+
+A hidden resource is answered like a missing one, and a reference to it like a reference to nothing.
+https://hl7.org/fhir/R4/security.html#access
+"""
+
+from __future__ import annotations
+
+from auth.principal import ANONYMOUS, Principal
+from fhirserver.definitions import ResourceType
+from fhirserver.errors import Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
+from fhirserver.messages import Context
+from fhirserver.search.reference import local
+from fhirserver.store import Stored, Visible
+from fhirserver.validation import Document, references
+
+# https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-fhir-resources
+LETTERS = {
+    "read": "r",
+    "vread": "r",
+    "history-instance": "r",
+    "search-type": "s",
+    "create": "c",
+    "update": "u",
+    "delete": "d",
+}
+
+
+def authenticated(principal: Principal) -> None:
+    if principal is ANONYMOUS:
+        raise Unauthorized("Send an access token: Authorization: Bearer …")
+
+
+def require(principal: Principal, type_: str, letter: str) -> None:
+    """401 for nobody, 403 for a scope too small."""
+    authenticated(principal)
+    if not principal.permits(type_, letter):
+        raise InsufficientScope(f"The token has no scope for this: {type_}.{letter} is needed.")
+
+
+def visible(principal: Principal, type_: str) -> Visible:
+    """The access keys that the caller holds for resources of this type."""
+    return Visible(principal.keys)
+
+
+def includable(principal: Principal, type_: str) -> Visible | None:
+    """What of this type may come along with others; None without a scope to read or search it."""
+    return visible(principal, type_) if principal.permits(type_, "r") or principal.permits(type_, "s") else None
+
+
+def found(ctx: Context, type_: ResourceType, id_: str) -> Stored:
+    """The current version as this caller sees it, what this request has already changed included."""
+    pending = ctx.changes.writes.get((type_.name, id_))
+    if pending is not None:
+        base, grants = tuple(pending.base), tuple(pending.grants)
+        deleted = pending.data is None
+        return Stored(type_.name, id_, pending.version, pending.ts, deleted, pending.owner, pending.json, base, grants)
+    stored = ctx.store.get(type_.name, id_, visible(ctx.principal, type_.name))
+    if stored is None:
+        raise NotFound(f"No {type_.name} has this id.")
+    return stored
+
+
+def owned(ctx: Context, stored: Stored) -> None:
+    """Plain writes are the owner's; what others may do to a resource, operations do."""
+    if stored.owner != ctx.principal.organization:
+        raise Forbidden(f"This {stored.type} belongs to another organisation; it can be read, not changed, from here.")
+
+
+def resolvable(ctx: Context, sets: list[tuple[str, Document]]) -> None:
+    """Every literal reference of these resources is to something the writer can see, or the write is refused.
+
+    ``sets`` are (FHIRPath prefix, resource). One query a type, whatever the number of resources.
+    """
+    wanted: dict[str, dict[str, list[str]]] = {}
+    broken: list[Issue] = []
+    for prefix, data in sets:
+        for where, reference in references(data, prefix):
+            target = local(reference, ctx.base)
+            if target is not None:
+                wanted.setdefault(target[0], {}).setdefault(target[1], []).append(where)
+            elif reference.startswith("urn:"):
+                broken.append(_unresolved(where))
+    for type_, ids in wanted.items():
+        pending = {id_ for t, id_ in (*ctx.changes.writes, *ctx.changes.reserved) if t == type_}
+        asked = [id_ for id_ in ids if id_ not in pending]
+        there = (
+            {s.id for s in ctx.store.fetch(type_, asked, visible(ctx.principal, type_))} if type_ in ctx.store.types else set()
+        )
+        broken += [_unresolved(where) for id_ in asked if id_ not in there for where in ids[id_]]
+    if broken:
+        raise NoSuchReference(
+            "A reference cannot be resolved.", issues=sorted(broken, key=lambda issue: issue.expression or "")
+        )
+
+
+def _unresolved(where: str) -> Issue:
+    return Issue("not-found", "This reference is to nothing that you can read here.", where)

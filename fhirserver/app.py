@@ -1,0 +1,142 @@
+"""The composition root: the only file that sees everything. ``create_app`` builds each part once and hands it on."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+from pymongo import MongoClient
+from pymongo.database import Database
+from starlette.concurrency import run_in_threadpool
+
+from auth import bearer, routes
+from auth.keys import Seal, new_seal_key
+from auth.principal import Principal
+from auth.scopes import parse_all
+from auth.server import Server
+from auth.store import AuthStore
+from fhirserver import audit, health, rest
+from fhirserver.dispatch import dispatch
+from fhirserver.errors import InvalidToken
+from fhirserver.jobs import Job, Jobs
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.resources import RESOURCE_TYPES
+from fhirserver.search.query import indexes
+from fhirserver.settings import Settings
+from fhirserver.store import EVERYTHING, Changes, Store, translated
+from fhirserver.validation import dumps
+
+Clock = Callable[[], datetime]
+
+
+def now() -> datetime:
+    """UTC, to the millisecond: the precision that is stored and told."""
+    when = datetime.now(timezone.utc)
+    return when.replace(microsecond=when.microsecond // 1000 * 1000)
+
+
+def connect(uri: str) -> MongoClient[dict[str, Any]]:
+    return MongoClient(uri, serverSelectionTimeoutMS=3000, connectTimeoutMS=3000, socketTimeoutMS=60_000, maxPoolSize=64)
+
+
+class Installation:
+    """The parts of one running server."""
+
+    def __init__(self, settings: Settings, database: Database[dict[str, Any]], clock: Clock = now) -> None:
+        logging.getLogger("authlib").setLevel(logging.INFO)  # its debug lines hold tokens
+        self.settings = settings
+        self.clock = clock
+        self.database = database
+        self.store = Store(database, RESOURCE_TYPES, indexes)
+        self.auth = AuthStore(database, settings.organization)
+        self.trail = audit.Trail(settings.data_dir / "audit")
+        self.server = Server(self.auth, settings.base)
+        self.jobs = Jobs(self.store, (Job("audit", 5.0, self.store_audit, shared=False),))
+        self._seal: Seal | None = None
+
+    @property
+    def seal(self) -> Seal:
+        if self._seal is None:
+            self._seal = Seal(self.auth.key("seal", new_seal_key()))
+        return self._seal
+
+    def prepare(self) -> None:
+        """Before the first request: indexes, the installation's own Organization, audit files that a crash left."""
+        with translated():
+            self.auth.prepare()
+        self.trail.adopt()
+        self._found_home()
+
+    def close(self) -> None:
+        self.jobs.stop()
+        self.store_audit()
+
+    def store_audit(self) -> None:
+        self.trail.store_segments(self.store)
+
+    def _found_home(self) -> None:
+        """The installation's own Organization exists, so that orders can be addressed to it."""
+        home = self.settings.organization
+        self.store.prepare("Organization")
+        if self.store.get("Organization", home, EVERYTHING) is None:
+            document = {"resourceType": "Organization", "id": home, "active": True, "name": self.settings.organization_name}
+            request = Request("PUT", f"Organization/{home}", body=dumps(document).encode())
+            dispatch(self.context(Principal("fhirserver", home, parse_all("system/*.cruds"))), request)
+
+    def authenticate(self, header: str | None) -> Principal:
+        try:
+            with translated():
+                return bearer.authenticate(self.auth, header)
+        except bearer.InvalidToken:
+            raise InvalidToken("The access token is unknown or expired; get a new one.") from None
+
+    def context(self, principal: Principal) -> Context:
+        return Context(
+            store=self.store,
+            principal=principal,
+            now=self.clock(),
+            base=f"{self.settings.base}/fhir",
+            new_id=lambda: str(uuid.uuid4()),
+            changes=Changes(),
+            seal=lambda content: self.seal.close(content),
+            unseal=lambda sealed: self.seal.open(sealed),
+            home=self.settings.organization,
+        )
+
+    def note(self, principal: Principal, path: str, query: str, when: datetime, reply: Reply) -> None:
+        """What was read goes to the audit trail before the reply leaves."""
+        if path != "metadata":
+            interaction = "search-type" if path.count("/") == 0 or path.endswith("_search") else "read"
+            self.trail.append(principal, interaction, when, "0", reply.touched, reply.owners, query)
+
+
+def create_app(
+    settings: Settings, database: Database[dict[str, Any]], clock: Clock = now, crashes: Callable[[], int] = int
+) -> FastAPI:
+    """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
+    installation = Installation(settings, database, clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(installation.prepare)
+        installation.jobs.start()
+        yield
+        await run_in_threadpool(installation.close)
+
+    # Traces and logs of requests would hold search values, which are patient data.
+    private: TelemetryConfig = {"tracing": False, "logs": False}
+    app = FastAPI(title="fhirserver", lifespan=lifespan, telemetry=private, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.installation = installation
+    app.include_router(health.router(installation.store, crashes))
+    app.include_router(routes.router(installation.server))
+    rest.install(app, installation.authenticate, installation.context, installation.note)
+    return app
+
+
+__all__ = ["Installation", "connect", "create_app"]

@@ -1,0 +1,203 @@
+"""Batch and transaction: each entry is a Request that goes the same road; a transaction is one commit.
+
+https://hl7.org/fhir/R4/http.html#transaction
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from fhirserver.errors import BadRequest, FHIRError, Invalid, Issue, TooLarge
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.validation import Document, dumps, loads
+
+MAX_ENTRIES = 1000
+_ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+_HEADERS = {
+    "ifMatch": "if-match",
+    "ifNoneMatch": "if-none-match",
+    "ifNoneExist": "if-none-exist",
+    "ifModifiedSince": "if-modified-since",
+}
+_LINK = re.compile(rb'("(?:reference|url|uri|valueUri|valueUrl|valueCanonical)"\s*:\s*)"(urn:(?:uuid|oid):[^"\\]+)"')
+
+
+class _RawEntry(msgspec.Struct):
+    resource: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _RawBundle(msgspec.Struct):
+    entry: list[_RawEntry] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """What dispatch hands in: the whole road of one request, its planning half, and the committing loop."""
+
+    dispatch: Callable[[Context, Request], Reply]
+    perform: Callable[[Context, Request], Reply]
+    retried: Callable[[Context, str, str, Callable[[Context], Reply]], Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its place, what it asks, and the id that its create will have."""
+
+    number: int
+    full_url: str | None
+    request: Request
+    new_id: str | None = None
+
+    @property
+    def path(self) -> str:
+        return f"Bundle.entry[{self.number}]"
+
+
+def process(ctx: Context, request: Request, road: Road) -> Reply:
+    """Errors: 400/422 for a Bundle that is not one; 413 beyond 1,000 entries."""
+    data = loads(request.body)
+    if not isinstance(data, dict) or data.get("resourceType") != "Bundle" or data.get("type") not in ("batch", "transaction"):
+        raise BadRequest("POST a Bundle of type batch or transaction to the base URL.", "Bundle.type")
+    entries = _entries(ctx, data, request)
+    if data["type"] == "batch":
+        replies = [_alone(ctx, entry, road) for entry in entries]
+        return _answer("batch-response", replies, request.prefers("return=minimal"))
+    return _transaction(ctx, entries, request, road)
+
+
+def _entries(ctx: Context, data: Document, request: Request) -> list[Entry]:
+    rows = data.get("entry", [])
+    if not isinstance(rows, list):
+        raise BadRequest("entry is a list.", "Bundle.entry")
+    if len(rows) > MAX_ENTRIES:
+        raise TooLarge(f"A Bundle may have {MAX_ENTRIES} entries.", "Bundle.entry")
+    wrong = [issue for number, row in enumerate(rows) for issue in _problems(row, f"Bundle.entry[{number}]")]
+    if wrong:
+        raise Invalid(wrong[0].diagnostics, issues=wrong)
+    bodies = [bytes(raw.resource) for raw in msgspec.json.decode(request.body, type=_RawBundle).entry]
+    return [_entry(ctx, number, row, body) for number, (row, body) in enumerate(zip(rows, bodies, strict=True))]
+
+
+def _problems(row: Any, path: str) -> list[Issue]:
+    asked = row.get("request") if isinstance(row, dict) else None
+    if not isinstance(asked, dict):
+        return [Issue("required", "An entry has a request.", f"{path}.request")]
+    if asked.get("method") not in _ORDER:
+        return [Issue("value", "The method is GET, POST, PUT or DELETE.", f"{path}.request.method")]
+    if not isinstance(asked.get("url"), str):
+        return [Issue("required", "A request has a url.", f"{path}.request.url")]
+    if asked["method"] in ("POST", "PUT") and "$" not in asked["url"] and not isinstance(row.get("resource"), dict):
+        return [Issue("required", "This method needs a resource.", f"{path}.resource")]
+    if any(name in asked and not isinstance(asked[name], str) for name in _HEADERS):
+        return [Issue("value", "A condition is a string.", f"{path}.request")]
+    return []
+
+
+def _entry(ctx: Context, number: int, row: Document, body: bytes) -> Entry:
+    asked = row["request"]
+    path, _, query = asked["url"].removeprefix(f"{ctx.base}/").partition("?")
+    headers = {header: asked[name] for name, header in _HEADERS.items() if name in asked}
+    request = Request(asked["method"], path.strip("/"), tuple(parse_qsl(query, keep_blank_values=True)), headers, body)
+    created = ctx.new_id() if asked["method"] == "POST" and "/" not in request.path else None
+    return Entry(number, row.get("fullUrl") if isinstance(row.get("fullUrl"), str) else None, request, created)
+
+
+def _alone(ctx: Context, entry: Entry, road: Road) -> Reply:
+    """An entry of a batch succeeds or fails by itself."""
+    try:
+        return road.dispatch(ctx, entry.request)
+    except FHIRError as error:
+        return Reply(error.status, dumps(error.outcome()))
+
+
+# ---------------------------------------------------------------- transaction
+
+
+def _transaction(ctx: Context, entries: list[Entry], request: Request, road: Road) -> Reply:
+    _distinct(entries)
+    links = _links(entries)
+    resolved = [replace(e, request=replace(e.request, body=_relinked(e.request.body, links))) for e in entries]
+    ordered = sorted(resolved, key=lambda entry: _ORDER[entry.request.method])
+    replies: dict[int, Reply] = {}
+
+    def plan(fresh: Context) -> Reply:
+        replies.clear()
+        fresh.changes.reserve((e.request.path, e.new_id) for e in ordered if e.new_id)
+        for entry in ordered:
+            if _ORDER[entry.request.method] < _ORDER["GET"]:
+                replies[entry.number] = _planned(fresh, entry, road)
+        return Reply(200)
+
+    road.retried(ctx, "transaction", "", plan)
+    for entry in ordered:  # "… GET … requests are processed last", on what was just written
+        if entry.number not in replies:
+            replies[entry.number] = _alone(ctx, entry, road)
+    return _answer("transaction-response", [replies[e.number] for e in entries], request.prefers("return=minimal"))
+
+
+def _planned(ctx: Context, entry: Entry, road: Road) -> Reply:
+    try:
+        identified = replace(ctx, new_id=_first(entry.new_id, ctx.new_id)) if entry.new_id else ctx
+        return road.perform(identified, entry.request)
+    except FHIRError as error:
+        raise error.at(entry.path) from None
+
+
+def _first(given: str, then: Callable[[], str]) -> Callable[[], str]:
+    """The id that the entry's fullUrl was resolved to, then new ones."""
+    ids = [given]
+    return lambda: ids.pop() if ids else then()
+
+
+def _distinct(entries: list[Entry]) -> None:
+    """ "If any resource identities … overlap … then the transaction SHALL fail." """
+    seen: set[str] = set()
+    for entry in entries:
+        identity = entry.request.path if entry.request.method in ("PUT", "DELETE") else entry.full_url
+        if identity and entry.request.method != "GET":
+            if identity in seen:
+                raise BadRequest("Two entries of the transaction are about the same resource.", entry.path)
+            seen.add(identity)
+
+
+def _links(entries: list[Entry]) -> dict[bytes, bytes]:
+    """fullUrl -> the reference that it becomes."""
+    links: dict[bytes, bytes] = {}
+    for entry in entries:
+        if entry.full_url and entry.new_id:
+            links[entry.full_url.encode()] = f"{entry.request.path}/{entry.new_id}".encode()
+        elif entry.full_url and entry.request.method == "PUT":
+            links[entry.full_url.encode()] = entry.request.path.encode()
+    return links
+
+
+def _relinked(body: bytes, links: dict[bytes, bytes]) -> bytes:
+    """References between entries become references to what the entries create; nothing else of the text changes."""
+    return _LINK.sub(lambda m: m[1] + b'"' + links.get(m[2], m[2]) + b'"', body) if links else body
+
+
+# ---------------------------------------------------------------- answer
+
+
+def _answer(kind: str, replies: list[Reply], minimal: bool) -> Reply:
+    rows = ",".join(_row(reply, minimal) for reply in replies)
+    body = f'{{"resourceType":"Bundle","type":"{kind}"' + (f',"entry":[{rows}]' if rows else "") + "}"
+    touched = tuple(reference for reply in replies for reference in reply.touched)
+    return Reply(200, body, touched=touched, owners=frozenset().union(*(reply.owners for reply in replies)))
+
+
+def _row(reply: Reply, minimal: bool) -> str:
+    response: dict[str, Any] = {"status": str(reply.status)}
+    for name, key in (("Location", "location"), ("ETag", "etag")):
+        if name in reply.headers:
+            response[key] = reply.headers[name]
+    failed = reply.status >= 400
+    told = dumps(response)[:-1] + (f',"outcome":{reply.body}' if failed else "") + "}"
+    shown = f'"resource":{reply.body},' if reply.body and not failed and not minimal else ""
+    return f'{{{shown}"response":{told}}}'

@@ -1,0 +1,82 @@
+"""What a declaration is: a resource type's additions to the standard, a search parameter, an operation.
+
+Routes, indexes, /metadata and docs are computed from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fhirserver.errors import Issue
+
+if TYPE_CHECKING:
+    from fhirserver.messages import Context, Request
+
+Document = dict[str, Any]
+# (old, new) -> what is wrong with the change; old is None on create
+Rule = Callable[[Document | None, Document], "list[Issue]"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParam:
+    """A search parameter, the standard's or ours; ``aliases`` are other spellings that partners send."""
+
+    code: str
+    kind: str
+    expression: str
+    targets: tuple[str, ...] | None = None
+    url: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResourceType:
+    """What a type adds to the standard. ``base_keys`` says who reads a resource besides those it is shared with;
+    ``unique`` names business keys that one organisation may use once; ``sorts`` are the parameters offered for _sort;
+    ``left_out`` are the standard's parameters that are not served;
+    ``referrers`` are the (type, parameter) whose existence forbids a delete."""
+
+    name: str
+    search: tuple[SearchParam, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    sorts: tuple[str, ...] = ()
+    ranks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    base_keys: Callable[[str, Document], list[str]] = lambda owner, _: [f"org/{owner}"]
+    unique: Callable[[Document], list[str]] = lambda _: []
+    deletable: bool = True
+    insert_only: bool = False
+    referrers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An operation's parameter, in or out. https://hl7.org/fhir/R4/operationdefinition.html"""
+
+    name: str
+    type: str
+    min: int = 0
+    max: str = "1"
+    documentation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A custom operation: where it is called, what goes in and out, and the function that does it."""
+
+    code: str
+    type: str
+    level: str
+    title: str
+    affects_state: bool
+    inputs: tuple[Parameter, ...]
+    outputs: tuple[Parameter, ...]
+    handler: Callable[[Context, Request, Mapping[str, Any]], Any]
+    description: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.type}-{self.code}"

@@ -1,0 +1,178 @@
+"""ROUTES, and the one road that every interaction takes: access before, the interaction, commit with audit after.
+
+https://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fhirserver import access, audit, bundle, capability, interactions
+from fhirserver.definitions import Operation, ResourceType
+from fhirserver.errors import BadRequest, Conflict, MethodNotAllowed, NotFound
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
+from fhirserver.store import Changes
+
+RETRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An interaction by method and path. ``{type}``, ``{id}``, ``{version}``, ``{operation}`` are one segment each."""
+
+    method: str
+    path: str
+    interaction: str
+
+    def pattern(self) -> re.Pattern[str]:
+        text = re.escape(self.path).replace(r"\{", "{").replace(r"\}", "}").replace(r"\$", "[$]")
+        return re.compile(re.sub(r"\{(\w+)\}", lambda m: rf"(?P<{m[1]}>[A-Za-z0-9\-.]+)", text))
+
+
+ROUTES = (
+    Route("GET", "metadata", "capabilities"),
+    Route("POST", "", "bundle"),
+    Route("GET", "{type}", "search-type"),
+    Route("POST", "{type}/_search", "search-type"),
+    Route("POST", "{type}", "create"),
+    Route("GET", "{type}/{id}", "read"),
+    Route("PUT", "{type}/{id}", "update"),
+    Route("DELETE", "{type}/{id}", "delete"),
+    Route("GET", "{type}/{id}/_history", "history-instance"),
+    Route("GET", "{type}/{id}/_history/{version}", "vread"),
+    Route("POST", "{type}/${operation}", "operation"),
+    Route("GET", "{type}/${operation}", "operation"),
+    Route("POST", "{type}/{id}/${operation}", "operation"),
+    Route("GET", "{type}/{id}/${operation}", "operation"),
+)
+_PATTERNS = [(route, route.pattern()) for route in ROUTES]
+
+Handler = Callable[..., Reply]
+HANDLERS: dict[str, Handler] = {
+    "read": interactions.read,
+    "vread": interactions.vread,
+    "history-instance": interactions.history,
+    "search-type": interactions.search,
+    "create": interactions.create,
+    "update": interactions.update,
+    "delete": interactions.delete,
+}
+_WRITES = frozenset({"create", "update", "delete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request matched to its interaction."""
+
+    interaction: str
+    type: ResourceType | None = None
+    arguments: tuple[str, ...] = ()
+    operation: Operation | None = None
+
+    @property
+    def writes(self) -> bool:
+        return self.interaction in _WRITES or (self.operation is not None and self.operation.affects_state)
+
+
+def matched(ctx: Context, request: Request) -> Call:
+    """Errors: 404 for a path or type that is not served, 405 for a method that the path does not have."""
+    found = [(route, match) for route, pattern in _PATTERNS if (match := pattern.fullmatch(request.path))]
+    fitting = [(route, match) for route, match in found if route.method == request.method]
+    if not fitting:
+        if not found:
+            raise NotFound("There is nothing at this path.")
+        raise MethodNotAllowed(f"This path does not have the method {request.method}.")
+    route, match = fitting[0]
+    groups = match.groupdict()
+    if "type" not in groups:
+        return Call(route.interaction)
+    type_ = ctx.store.types.get(groups["type"])
+    if type_ is None:
+        raise NotFound("This resource type is not served here.")
+    arguments = tuple(groups[name] for name in ("id", "version") if groups.get(name))
+    if route.interaction == "operation":
+        return Call("operation", type_, arguments, _operation(type_, groups["operation"], bool(arguments), request.method))
+    return Call(route.interaction, type_, arguments)
+
+
+def _operation(type_: ResourceType, code: str, instance: bool, method: str) -> Operation:
+    level = "instance" if instance else "type"
+    for operation in OPERATIONS:
+        if (operation.type, operation.code, operation.level) == (type_.name, code, level):
+            if method == "GET" and operation.affects_state:
+                raise MethodNotAllowed(f"${code} changes state: use POST.")
+            return operation
+    raise NotFound(f"{type_.name} has no operation ${code[:40]} at this level.")
+
+
+def dispatch(ctx: Context, request: Request) -> Reply:
+    """The whole of one interaction. A write is planned, then committed by compare-and-set; where another request was
+    faster it is planned again on what is there now, so ``If-Match`` answers 412 and a claim has one winner."""
+    call = matched(ctx, request)
+    if call.interaction == "capabilities":
+        return Reply(200, capability.statement(ctx))
+    if call.interaction == "bundle":
+        access.authenticated(ctx.principal)
+        return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried))
+    _require(ctx, call)
+    if call.type is not None and call.type.name == "AuditEvent" and not call.writes:
+        audit.materialise(ctx.store)
+    if not call.writes:
+        return perform(ctx, request, call)
+    code = call.operation.code if call.operation else ""
+    return retried(ctx, call.interaction, code, lambda fresh: perform(fresh, request, call))
+
+
+def retried(ctx: Context, interaction: str, operation: str, plan: Callable[[Context], Reply]) -> Reply:
+    """Plan and commit, again where a compare-and-set lost."""
+    for left in reversed(range(RETRIES)):
+        fresh = replace(ctx, changes=Changes())
+        reply = plan(fresh)
+        if not fresh.changes:
+            return reply
+        audit.record(fresh, interaction, operation)
+        try:
+            ctx.store.commit(fresh.changes)
+        except Conflict:
+            if not left:
+                raise
+            continue
+        return reply
+    raise AssertionError("unreachable")
+
+
+def perform(ctx: Context, request: Request, call: Call | None = None) -> Reply:
+    """Read, or plan a write into ``ctx.changes``; commits nothing."""
+    if call is None:
+        call = matched(ctx, request)
+        _require(ctx, call)
+    if call.operation is not None:
+        return _operate(ctx, request, call)
+    assert call.type is not None
+    if call.interaction in _WRITES and call.type.insert_only:
+        raise MethodNotAllowed(f"A {call.type.name} is written by the server alone.")
+    handler = PLAIN_WRITES.get((call.interaction, call.type.name), HANDLERS.get(call.interaction))
+    if handler is None:
+        raise BadRequest("This interaction cannot stand here.")
+    return handler(ctx, request, call.type, *call.arguments)
+
+
+def _operate(ctx: Context, request: Request, call: Call) -> Reply:
+    operation = call.operation
+    assert operation is not None
+    inputs = parameters.read(operation, request)
+    result: Any = operation.handler(ctx, request, {"id": call.arguments[0]} | inputs if call.arguments else inputs)
+    return parameters.answer(operation, result)
+
+
+def _require(ctx: Context, call: Call) -> None:
+    assert call.type is not None
+    if call.operation is not None:
+        letter = "u" if call.operation.affects_state else "r" if call.operation.level == "instance" else "s"
+    else:
+        letter = access.LETTERS[call.interaction]
+    access.require(ctx.principal, call.type.name, letter)

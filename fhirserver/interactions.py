@@ -1,0 +1,239 @@
+"""read, vread, create, update, delete, history, search: the same for every type.
+
+https://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime, timezone
+from email.utils import format_datetime
+from typing import Any
+
+from fhirserver import access
+from fhirserver.definitions import ResourceType
+from fhirserver.errors import BadRequest, Conflict, Gone, Invalid, NotFound, PreconditionFailed, TooCostly, Unsupported
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.primitives import is_id
+from fhirserver.search import includes, page
+from fhirserver.search.date import milliseconds
+from fhirserver.search.query import Pairs, Query, index, parse
+from fhirserver.store import EVERYTHING, Stored, Write
+from fhirserver.validation import Resource, instant, loads
+from fhirserver.validation import parse as parse_resource
+
+MAX_CHAIN = 1000
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_ETAG = re.compile(r'(?:W/)?"([0-9]{1,15})"')
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#read"""
+    stored = access.found(ctx, type_, id_)
+    if stored.deleted:
+        raise Gone(f"This {type_.name} was deleted.")
+    return reply(200, stored)
+
+
+def vread(ctx: Context, request: Request, type_: ResourceType, id_: str, version: str) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#vread"""
+    seen = access.visible(ctx.principal, type_.name)
+    stored = ctx.store.vread(type_.name, id_, int(version), seen) if version.isdigit() and len(version) < 10 else None
+    if stored is None:
+        raise NotFound(f"No {type_.name} has this id and version.")
+    if stored.deleted:
+        raise Gone(f"This version marks that the {type_.name} was deleted.")
+    return reply(200, stored)
+
+
+def history(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#history"""
+    count, below = page.DEFAULT_COUNT, 2**53
+    for name, value in request.query:
+        if name == "_count" and value.isdigit():
+            count = min(int(value), 1000) or page.DEFAULT_COUNT
+        elif name == "_cursor":
+            below = page.opened(ctx, value, f"history {type_.name}/{id_}")["v"]
+        elif name not in ("_format", "_pretty"):
+            raise Unsupported("The history of a resource takes _count.", name)
+    rows = ctx.store.versions(type_.name, id_, access.visible(ctx.principal, type_.name), count + 1, below)
+    if not rows and below == 2**53:
+        raise NotFound(f"No {type_.name} has this id.")
+    shown = rows[:count]
+    cursor = {"v": shown[-1].version} if len(rows) > count else None
+    body = page.history(ctx, f"{type_.name}/{id_}/_history", shown, count, cursor, f"history {type_.name}/{id_}")
+    return Reply(200, body, touched=(f"{type_.name}/{id_}",), owners=frozenset(row.owner for row in shown))
+
+
+def search(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#search"""
+    query = understood(ctx, type_, request.query, lenient=request.prefers("handling=lenient"))
+    seen = access.visible(ctx.principal, type_.name)
+    if query.only_count:
+        return Reply(200, page.counted(ctx, query, ctx.store.count(query, seen)))
+    fingerprint = _fingerprint(ctx, query)
+    after = tuple(page.opened(ctx, query.cursor, fingerprint)["after"]) if query.cursor else None
+    rows = ctx.store.search(query, seen, query.count + 1, after)
+    shown = rows[: query.count]
+    cursor = {"after": list(shown[-1].order)} if len(rows) > query.count else None
+    total = ctx.store.count(query, seen) if query.accurate_total else len(shown) if not (cursor or after) else None
+    included = includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, name))
+    body = page.searchset(ctx, query, shown, included, total, cursor, fingerprint)
+    rows_shown = [*shown, *included]
+    return Reply(
+        200, body, touched=tuple(row.reference for row in rows_shown), owners=frozenset(row.owner for row in rows_shown)
+    )
+
+
+def understood(ctx: Context, type_: ResourceType, pairs: Pairs, lenient: bool = False) -> Query:
+    """The query, its chains resolved to what this caller may see."""
+
+    def chain(target: str, inner: Pairs) -> list[str]:
+        access.require(ctx.principal, target, "s")
+        if target not in ctx.store.types:
+            raise Unsupported(f"{target} is not served here.", target)
+        found = ctx.store.search(
+            parse(ctx.store.types[target], inner, False, chain), access.visible(ctx.principal, target), MAX_CHAIN + 1
+        )
+        if len(found) > MAX_CHAIN:
+            raise TooCostly(f"The chain passes through more than {MAX_CHAIN} resources; narrow it.", target)
+        return [stored.id for stored in found]
+
+    return parse(type_, pairs, lenient, chain)
+
+
+def _fingerprint(ctx: Context, query: Query) -> str:
+    """A cursor is good for this search, by this caller, alone."""
+    asked = repr(
+        [ctx.principal.name, ctx.principal.organization, query.type.name, [p for p in query.used if p[0] != "_cursor"]]
+    )
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- writing
+
+
+def create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#create; ``id_`` is given where a transaction has already named it."""
+    if "if-none-exist" in request.headers:
+        raise Unsupported("Conditional create is not served here; the resource was not created.")
+    resource = parse_resource(request.body, type_.name)
+    access.resolvable(ctx, [(type_.name, resource.data)])
+    write = put(ctx, type_, resource, id_ or ctx.new_id(), None, "POST")
+    return written(ctx, request, write, 201)
+
+
+def update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#update"""
+    resource = parse_resource(request.body, type_.name)
+    if resource.id != id_:
+        raise BadRequest("The id in the body is the id in the URL.", f"{type_.name}.id")
+    current = existing(ctx, type_, id_)
+    check_if_match(request, current)
+    access.resolvable(ctx, [(type_.name, resource.data)])
+    if current is not None and not current.deleted and unchanged(resource, current):
+        return reply(200, current)
+    write = put(ctx, type_, resource, id_, current, "PUT")
+    return written(ctx, request, write, 200 if current is not None and not current.deleted else 201)
+
+
+def delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#delete"""
+    current = access.found(ctx, type_, id_)
+    check_if_match(request, current)
+    if current.deleted:
+        return Reply(204, headers={"ETag": f'W/"{current.version}"'})
+    access.owned(ctx, current)
+    if not type_.deletable:
+        raise Conflict(f"A {type_.name} is part of the record and is not deleted; set its status instead.")
+    for referrer, code in type_.referrers:
+        query = parse(ctx.store.types[referrer], [(code, f"{type_.name}/{id_}")], False, lambda *_: [])
+        if ctx.store.search(query, EVERYTHING, 1):
+            raise Conflict(f"Other resources ({referrer}) refer to this {type_.name}.")
+    version, ts = current.version + 1, milliseconds(ctx.now)
+    tomb = (
+        f'{{"resourceType":"{type_.name}","id":"{id_}","meta":{{"versionId":"{version}","lastUpdated":"{instant(ctx.now)}"}}}}'
+    )
+    ctx.changes.add(Write(type_.name, id_, current.version, ts, "DELETE", current.owner, list(current.base), tomb, None, {}))
+    return Reply(204, headers={"ETag": f'W/"{version}"'}, touched=(f"{type_.name}/{id_}",))
+
+
+def existing(ctx: Context, type_: ResourceType, id_: str) -> Stored | None:
+    """The version that a PUT replaces, or None where it may create: ids are global, so a client's own ids are bounded."""
+    if not is_id(id_):
+        raise BadRequest("The id in the URL is not a FHIR id.", f"{type_.name}.id")
+    pending = (type_.name, id_) in ctx.changes.writes
+    if pending or ctx.store.get(type_.name, id_, EVERYTHING) is not None:
+        current = access.found(ctx, type_, id_)
+        access.owned(ctx, current)
+        return current
+    access.require(ctx.principal, type_.name, "c")
+    if not (_UUID.fullmatch(id_) or id_.startswith(f"{ctx.principal.organization}-") or id_ == ctx.principal.organization):
+        raise Invalid(
+            f"To create a resource by PUT, give it a UUID (lower case) or an id that begins with {ctx.principal.organization}-.",
+            f"{type_.name}.id",
+        )
+    return None
+
+
+def check_if_match(request: Request, current: Stored | None) -> None:
+    """https://hl7.org/fhir/R4/http.html#concurrency: "If the version id given in the If-Match header does not match,
+    the server returns a 412 Precondition Failed"; the store compares again in the statement that writes."""
+    wanted = request.headers.get("if-match")
+    if wanted is None:
+        return
+    match = _ETAG.fullmatch(wanted.strip())
+    if match is None:
+        raise BadRequest('If-Match is W/"version".')
+    if current is None or current.version != int(match[1]):
+        raise PreconditionFailed("The resource is not at the version of If-Match; read it again.")
+
+
+def unchanged(resource: Resource, current: Stored) -> bool:
+    """A no-op update makes no new version."""
+    when = datetime.fromtimestamp(current.ts / 1000, timezone.utc)
+    return resource.text(current.id, current.version, when) == current.json
+
+
+def put(
+    ctx: Context, type_: ResourceType, resource: Resource, id_: str, current: Stored | None, method: str,
+    owner: str | None = None, base: list[str] | None = None,
+) -> Write:  # fmt: skip
+    """Add the next version to the changes: rules checked, JSON assembled, index made."""
+    old: Any = loads(current.json) if current is not None and not current.deleted else None
+    wrong = [issue for rule in type_.rules for issue in rule(old, resource.data)]
+    if wrong:
+        raise Invalid(wrong[0].diagnostics, issues=wrong)
+    owner = current.owner if current is not None else owner or ctx.principal.organization
+    keys = base if base is not None else type_.base_keys(owner, resource.data)
+    version = current.version if current is not None else 0
+    text, entries = resource.text(id_, version + 1, ctx.now), index(type_, resource.data, ctx.base)
+    write = Write(type_.name, id_, version, milliseconds(ctx.now), method, owner, keys, text, resource.data, entries)
+    ctx.changes.add(write)
+    return write
+
+
+# ---------------------------------------------------------------- replies
+
+
+def written(ctx: Context, request: Request, write: Write, status: int) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#ops: Location, ETag, Last-Modified; the body unless return=minimal is preferred."""
+    headers = _version_headers(write.version, write.ts)
+    if status == 201:
+        headers["Location"] = f"{ctx.base}/{write.reference}/_history/{write.version}"
+    body = "" if request.prefers("return=minimal") else write.json
+    return Reply(status, body, headers, (write.reference,), frozenset({write.owner}))
+
+
+def reply(status: int, stored: Stored) -> Reply:
+    headers = _version_headers(stored.version, stored.ts)
+    return Reply(status, stored.json, headers, (stored.reference,), frozenset({stored.owner}))
+
+
+def _version_headers(version: int, ts: int) -> dict[str, str]:
+    when = datetime.fromtimestamp(ts // 1000, timezone.utc)
+    return {"ETag": f'W/"{version}"', "Last-Modified": format_datetime(when, usegmt=True)}

@@ -1,0 +1,116 @@
+"""Parameters in, Parameters out, by an operation's declaration.
+
+https://hl7.org/fhir/R4/operations.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fhirserver import r4
+from fhirserver.definitions import Operation, Parameter
+from fhirserver.errors import Invalid, Issue
+from fhirserver.messages import Reply, Request
+from fhirserver.primitives import CHECKS
+from fhirserver.store import Write
+from fhirserver.validation import dumps, loads, problems
+
+# What an operation gives back for each out parameter: a resource just written, or a value
+Result = Mapping[str, Any]
+
+
+def read(operation: Operation, request: Request) -> dict[str, Any]:
+    """The inputs by name: a list where ``max`` is ``*``. Errors: 422 with every parameter that is wrong."""
+    given = _from_query(operation, request) if request.method == "GET" else _from_body(operation, request)
+    declared = {p.name: p for p in operation.inputs}
+    wrong = [
+        Issue("not-supported", "The operation has no parameter of this name.", f"Parameters.parameter[{i}]")
+        for i, n, _ in given
+        if n not in declared
+    ]
+    inputs: dict[str, Any] = {}
+    for param in operation.inputs:
+        found = [(place, value) for place, name, value in given if name == param.name]
+        wrong += _check(param, found)
+        if param.max == "*":
+            inputs[param.name] = [value for _, value in found]
+        elif found:
+            inputs[param.name] = found[0][1]
+    if wrong:
+        raise Invalid(wrong[0].diagnostics, issues=wrong)
+    return inputs
+
+
+def _from_query(operation: Operation, request: Request) -> list[tuple[int, str, Any]]:
+    types = {p.name: p.type for p in operation.inputs}
+    convert = {"boolean": lambda v: {"true": True, "false": False}.get(v, v), "integer": lambda v: int(v) if v.isdigit() else v}
+    pairs = [(name, value) for name, value in request.query if name not in ("_format", "_pretty")]
+    return [
+        (i, name, convert.get(types.get(name, ""), _reference(types.get(name)))(value)) for i, (name, value) in enumerate(pairs)
+    ]
+
+
+def _reference(type_: str | None) -> Any:
+    return (lambda value: {"reference": value}) if type_ == "Reference" else (lambda value: value)
+
+
+def _from_body(operation: Operation, request: Request) -> list[tuple[int, str, Any]]:
+    if not request.body:
+        return []
+    data = loads(request.body)
+    found = list(problems(data, "Parameters")) if isinstance(data, dict) else []
+    if not isinstance(data, dict) or data.get("resourceType") != "Parameters":
+        found = [Issue("structure", "The body is a Parameters resource.", "Parameters")]
+    if found:
+        raise Invalid(found[0].diagnostics, issues=found)
+    return [(i, p["name"], _value(p)) for i, p in enumerate(data.get("parameter", []))]
+
+
+def _value(parameter: dict[str, Any]) -> Any:
+    if "resource" in parameter:
+        return parameter["resource"]
+    values = [value for key, value in parameter.items() if key.startswith("value")]
+    return values[0] if values else None
+
+
+def _check(param: Parameter, found: list[tuple[int, Any]]) -> list[Issue]:
+    if len(found) < param.min:
+        return [Issue("required", f"The parameter {param.name} is required.", "Parameters.parameter")]
+    if param.max != "*" and len(found) > int(param.max):
+        return [Issue("structure", f"The parameter {param.name} is given once.", f"Parameters.parameter[{found[1][0]}]")]
+    return [
+        Issue("value", f"The parameter {param.name} is a {param.type}.", f"Parameters.parameter[{place}]")
+        for place, value in found
+        if not _fits(param.type, value)
+    ]
+
+
+def _fits(type_: str, value: Any) -> bool:
+    if type_ in CHECKS:
+        return CHECKS[type_](value)
+    if r4.is_resource(type_):
+        return isinstance(value, dict) and value.get("resourceType") == type_
+    return isinstance(value, dict) and "resourceType" not in value
+
+
+def answer(operation: Operation, result: Result | Reply) -> Reply:
+    """A single ``return`` that is a resource is the body itself: "the Parameters resource … is not used"."""
+    if isinstance(result, Reply):
+        return result
+    writes = [value for value in result.values() if isinstance(value, Write)]
+    touched = tuple(write.reference for write in writes)
+    if set(result) == {"return"} and isinstance(result["return"], Write):
+        return Reply(200, result["return"].json, {"ETag": f'W/"{result["return"].version}"'}, touched)
+    rows = ",".join(row for name, value in result.items() for row in _rows(name, value))
+    return Reply(200, f'{{"resourceType":"Parameters","parameter":[{rows}]}}', touched=touched)
+
+
+def _rows(name: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [row for one in value for row in _rows(name, one)]
+    if isinstance(value, Write):
+        return [f'{{"name":"{name}","resource":{value.json}}}']
+    if isinstance(value, bool):
+        return [f'{{"name":"{name}","valueBoolean":{dumps(value)}}}']
+    return [f'{{"name":"{name}","resource":{dumps(value)}}}'] if value is not None else []

@@ -1,0 +1,28 @@
+"""The directory: who and where. Everyone signed in reads it, except which reader may read for whom (PractitionerRole).
+
+https://hl7.org/fhir/R4/administration-module.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhirserver.definitions import ResourceType
+
+
+def _everyone(owner: str, _: dict[str, Any]) -> list[str]:
+    return [f"org/{owner}", "*"]
+
+
+def _both_organizations(owner: str, role: dict[str, Any]) -> list[str]:
+    """The reader's centre, and the facility that the privilege is for."""
+    reference = role.get("organization", {}).get("reference", "")
+    facility = [f"org/{reference.removeprefix('Organization/')}"] if reference.startswith("Organization/") else []
+    return list(dict.fromkeys([f"org/{owner}", *facility]))
+
+
+PRACTITIONER = ResourceType("Practitioner", sorts=("family",), base_keys=_everyone)
+PRACTITIONER_ROLE = ResourceType("PractitionerRole", sorts=("date",), base_keys=_both_organizations)
+ORGANIZATION = ResourceType("Organization", sorts=("name",), base_keys=_everyone)
+ORGANIZATION_AFFILIATION = ResourceType("OrganizationAffiliation", sorts=("date",), base_keys=_everyone)
+ENDPOINT = ResourceType("Endpoint", sorts=("name",), base_keys=_everyone)

@@ -1,0 +1,101 @@
+"""A server that runs: the database it needs, the workers, and the run file that tells other commands where it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import uvicorn
+from fastapi import FastAPI
+
+from fhirserver.app import connect, create_app
+from fhirserver.embedded import EmbeddedDatabase
+from fhirserver.settings import Settings
+
+
+def serve(settings: Settings, workers: int) -> int:
+    """Run until a signal ends it; the embedded database ends with it."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _exclusive(settings.data_dir):
+        embedded = None if settings.mongodb_uri else EmbeddedDatabase(settings.data_dir)
+        uri = embedded.start() if embedded else settings.mongodb_uri or ""
+        try:
+            _write_run_file(settings, uri)
+            _run(settings, uri, workers, embedded)
+        finally:
+            run_file(settings).unlink(missing_ok=True)
+            if embedded:
+                embedded.stop()
+    return 0
+
+
+def _run(settings: Settings, uri: str, workers: int, embedded: EmbeddedDatabase | None) -> None:
+    # The access log would hold search values, which are patient data.
+    options = {"host": settings.host, "port": settings.port, "access_log": False, "server_header": False, "log_config": None}
+    if workers == 1:
+        crashes = (lambda: embedded.crashes) if embedded else int
+        with connect(uri) as client:
+            uvicorn.run(create_app(settings, client[settings.database], crashes=crashes), **options)  # type: ignore[arg-type]
+        return
+    os.environ["FHIRSERVER_MONGODB_URI"] = uri
+    os.environ["FHIRSERVER_DATA_DIR"] = str(settings.data_dir)
+    os.environ["FHIRSERVER_HOST"], os.environ["FHIRSERVER_PORT"] = settings.host, str(settings.port)
+    uvicorn.run("fhirserver.running:worker", factory=True, workers=workers, **options)  # type: ignore[arg-type]
+
+
+def worker() -> FastAPI:
+    """One of several worker processes: everything from the environment that ``serve`` set."""
+    settings = Settings()
+    assert settings.mongodb_uri is not None
+    return create_app(settings, connect(settings.mongodb_uri)[settings.database])
+
+
+def run_file(settings: Settings) -> Path:
+    return settings.data_dir / "run.json"
+
+
+def _write_run_file(settings: Settings, uri: str) -> None:
+    with open(os.open(run_file(settings), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({"pid": os.getpid(), "url": settings.base, "mongodb_uri": uri}, file)
+
+
+@contextmanager
+def database_uri(settings: Settings) -> Iterator[str]:
+    """For a command: the configured database, the running server's, or one started for as long as the command takes."""
+    if settings.mongodb_uri:
+        yield settings.mongodb_uri
+        return
+    if uri := _of_running_server(settings):
+        yield uri
+        return
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _exclusive(settings.data_dir):
+        embedded = EmbeddedDatabase(settings.data_dir)
+        try:
+            yield embedded.start()
+        finally:
+            embedded.stop()
+
+
+def _of_running_server(settings: Settings) -> str | None:
+    try:
+        found = json.loads(run_file(settings).read_text())
+    except (OSError, ValueError):
+        return None
+    return str(found["mongodb_uri"]) if psutil.pid_exists(found["pid"]) else None
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One server on one data folder. Error: RuntimeError."""
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another server is using the data folder {folder}") from None
+        yield

@@ -1,0 +1,37 @@
+"""The environment, read once into a frozen Settings. The README's table of settings is checked against this class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable FHIRSERVER_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="FHIRSERVER_", frozen=True, extra="ignore")
+
+    mongodb_uri: str | None = Field(None, description="A MongoDB replica set or sharded cluster; unset: the embedded server")
+    database: str = Field("fhirserver", description="Name of the database")
+    data_dir: Path = Field(Path("data"), description="Folder of images, audit files and the embedded database")
+    blobs: Path | None = Field(None, description="Folder of the images' bytes; unset: blobs in the data folder")
+    public_url: str | None = Field(None, description="The URL under which clients reach the server; unset: where it listens")
+    organization: str = Field("centre", description="Id of the installation's own Organization, the central unit")
+    organization_name: str = Field("Reading centre", description="Its name, where the server has to create it")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, description="Port to listen on")
+    study_quiet_seconds: float = Field(10.0, description="A study without new images for so long is complete")
+    max_upload_bytes: int = Field(4 * 1024**3, description="Largest STOW-RS request")
+    max_part_bytes: int = Field(2 * 1024**3, description="Largest DICOM instance")
+
+    @property
+    def base(self) -> str:
+        """The public URL, without a slash at its end."""
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    @property
+    def blob_dir(self) -> Path:
+        return self.blobs or self.data_dir / "blobs"

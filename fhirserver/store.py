@@ -1,0 +1,452 @@
+"""Versions, index and transactions in MongoDB. The only user of pymongo in this package.
+
+Every type has one *current* collection, and one insert-only ``history`` collection holds every version of all types, the
+current one too; both are written in one transaction with the Provenance and AuditEvent of the change. ``history`` is also
+the outbox that change streams read.
+
+A read names what its caller may see (``Visible``); there is no default.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from pymongo import DESCENDING, IndexModel, MongoClient, errors
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from fhirserver.definitions import ResourceType
+from fhirserver.errors import Conflict, Duplicate, TooLarge, Unavailable
+
+Document = dict[str, Any]
+Filter = dict[str, Any]
+Key = tuple[str, str]
+T = TypeVar("T")
+
+FOREVER = 2**53  # milliseconds; the ``until`` of a grant without an end
+MAX_INDEXES = 64
+_DUPLICATE_KEY = 11000
+_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "o", "c", "u", "schema")
+_HIDDEN = {"t": 0, "d": 0, "c": 0, "u": 0, "schema": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage."""
+
+    keys: tuple[str, ...] | None
+
+    def first(self) -> Filter:
+        return {} if self.keys is None else {"acl": {"$in": list(self.keys)}}
+
+    def second(self, now: int) -> list[Filter]:
+        if self.keys is None:
+            return []
+        keys = {"$in": list(self.keys)}
+        return [{"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}]
+
+    def shows(self, document: Document, now: int) -> bool:
+        if self.keys is None:
+            return True
+        granted = (grant["key"] for grant in document["grants"] if grant["until"] > now)
+        return not set(self.keys).isdisjoint([*document["base"], *granted])
+
+
+EVERYTHING = Visible(None)
+
+
+class Asked(Protocol):
+    """A search as the store needs it: the type, a flat first stage and an exact second one, and the order."""
+
+    type: ResourceType
+    sort: list[tuple[str, int]]
+
+    def stages(self) -> tuple[Filter, list[Filter]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that a type needs: (field, direction) pairs."""
+
+    keys: tuple[tuple[str, int], ...]
+    unique: bool = False
+
+    def model(self) -> IndexModel:
+        options = {"unique": True, "sparse": True} if self.unique else {}
+        return IndexModel(list(self.keys), name="_".join(name for name, _ in self.keys), **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One version of one resource, as kept. ``ts`` is milliseconds since 1970."""
+
+    type: str
+    id: str
+    version: int
+    ts: int
+    deleted: bool
+    owner: str
+    json: str
+    base: tuple[str, ...] = ()
+    grants: tuple[Document, ...] = ()
+    order: tuple[Any, ...] = ()
+    method: str = ""
+
+    @property
+    def reference(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
+@dataclass(slots=True)
+class Write:
+    """The next version of one resource. ``expected`` is the version it replaces, 0 where it is the first."""
+
+    type: str
+    id: str
+    expected: int
+    ts: int
+    method: str
+    owner: str
+    base: list[str]
+    json: str
+    data: Document | None
+    index: Document
+    grants: list[Document] = field(default_factory=list)
+
+    @property
+    def version(self) -> int:
+        return self.expected + 1
+
+    @property
+    def reference(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A right with a reason: ``order`` gives ``key`` sight of a resource until a time."""
+
+    order: str
+    key: str
+    until: int = FOREVER
+
+    def document(self) -> Document:
+        return {"order": self.order, "key": self.key, "until": self.until}
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one request will write, in one transaction: resources, and grants on resources (with the owner they must have)."""
+
+    writes: dict[Key, Write] = field(default_factory=dict)
+    shares: list[tuple[Key, Grant, str | None]] = field(default_factory=list)
+    reserved: set[Key] = field(default_factory=set)
+
+    def reserve(self, keys: Iterable[Key]) -> None:
+        """Identities that this request will create, so that its resources may refer to each other in any order."""
+        self.reserved.update(keys)
+
+    def add(self, write: Write) -> None:
+        pending = self.writes.get((write.type, write.id))
+        if pending is not None:
+            write.expected, write.grants = pending.expected, pending.grants
+        self.writes[write.type, write.id] = write
+
+    def share(self, type_: str, id_: str, grant: Grant, owner: str | None) -> None:
+        """``owner``: the organisation that must own the resource at commit; None where the server itself vouches."""
+        self.shares.append(((type_, id_), grant, owner))
+
+    def __bool__(self) -> bool:
+        return bool(self.writes or self.shares)
+
+
+class Store:
+    """The database behind the FHIR side. Thread-safe; one per process."""
+
+    def __init__(
+        self, database: Database[Document], types: dict[str, ResourceType], indexes: Callable[[ResourceType], list[Index]]
+    ) -> None:
+        self.types = types
+        self._indexes = indexes
+        self.database = database
+        self.client: MongoClient[Document] = database.client
+        self.history: Collection[Document] = database["history"]
+        self._ready: set[str] = set()
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------ reading
+
+    def get(self, type_: str, id_: str, visible: Visible) -> Stored | None:
+        """The current version, deleted or not; None where there is none or it is hidden."""
+        with translated():
+            document = self.database[type_].find_one({"_id": id_}, _HIDDEN)
+        return _stored(type_, document) if document and visible.shows(document, now_ms()) else None
+
+    def fetch(self, type_: str, ids: Iterable[str], visible: Visible) -> list[Stored]:
+        """The current versions of those that exist and are visible, deleted ones left out."""
+        wanted, now = list(dict.fromkeys(ids)), now_ms()
+        if not wanted:
+            return []
+        with translated():
+            found = list(self.database[type_].find({"_id": {"$in": wanted}}, _HIDDEN))
+        return [_stored(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
+
+    def vread(self, type_: str, id_: str, version: int, visible: Visible) -> Stored | None:
+        current = self.get(type_, id_, visible)
+        if current is None:
+            return None
+        with translated():
+            document = self.history.find_one({"_id": f"{type_}/{id_}/{version}"})
+        return _version(document) if document else None
+
+    def versions(self, type_: str, id_: str, visible: Visible, count: int, below: int) -> list[Stored]:
+        """Newest first, versions smaller than ``below``. Empty where the resource is hidden or never was."""
+        if self.get(type_, id_, visible) is None:
+            return []
+        with translated():
+            rows = self.history.find({"rid": f"{type_}/{id_}", "v": {"$lt": below}}).sort("v", DESCENDING).limit(count)
+            return [_version(row) for row in rows]
+
+    def search(self, query: Asked, visible: Visible, limit: int, after: tuple[Any, ...] | None = None) -> list[Stored]:
+        fields = {"json": 1, "v": 1, "ts": 1, "deleted": 1, "owner": 1, "base": 1, "grants": 1, "o": 1}
+        stages = self._stages(query, visible, after)
+        pipeline = [*stages, {"$sort": dict(query.sort)}, {"$limit": limit}, {"$project": fields}]
+        with translated():
+            rows = list(self.database[query.type.name].aggregate(pipeline))
+        return [_stored(query.type.name, row, tuple(_at(row, name) for name, _ in query.sort)) for row in rows]
+
+    def count(self, query: Asked, visible: Visible) -> int:
+        with translated():
+            rows = list(self.database[query.type.name].aggregate([*self._stages(query, visible, None), {"$count": "n"}]))
+        return int(rows[0]["n"]) if rows else 0
+
+    def _stages(self, query: Asked, visible: Visible, after: tuple[Any, ...] | None) -> list[Document]:
+        first, second = query.stages()
+        second = [*second, *visible.second(now_ms()), {"deleted": False}]
+        if after is not None:
+            second.append(_beyond(query.sort, after))
+        return [{"$match": first | visible.first()}, {"$match": {"$and": second}}]
+
+    def explain(self, query: Asked, visible: Visible) -> Document:
+        """The plan of the first stage, for tests and operators."""
+        first = self._stages(query, visible, None)[0]["$match"]
+        return dict(self.database.command("explain", {"find": query.type.name, "filter": first}, verbosity="queryPlanner"))
+
+    # ------------------------------------------------------------ writing
+
+    def commit(self, changes: Changes) -> None:
+        """All of it or nothing. Errors: 409 where a resource is no longer at the version that was read."""
+        for type_ in {type_ for type_, _ in changes.writes}:
+            self.prepare(type_)
+        with translated():
+            self.transact(lambda session: self._write(changes, session))
+
+    def transact(self, callback: Callable[[ClientSession], T]) -> T:
+        """Run ``callback`` in a transaction, retried whole on transient errors, durable when it returns."""
+        with self.client.start_session() as session:
+            return session.with_transaction(
+                callback, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True)
+            )
+
+    def _write(self, changes: Changes, session: ClientSession) -> None:
+        created: dict[str, list[Document]] = {}
+        for write in changes.writes.values():
+            if write.expected == 0:
+                created.setdefault(write.type, []).append(_current(write))
+            else:
+                self._replace(write, session)
+        for type_, documents in created.items():
+            self.database[type_].insert_many(documents, session=session)
+        for (type_, id_), grant, owner in changes.shares:
+            self._share(type_, id_, grant, owner, session)
+        if changes.writes:
+            self.history.insert_many([_historic(write) for write in changes.writes.values()], session=session)
+
+    def _replace(self, write: Write, session: ClientSession) -> None:
+        """Compare-and-set on (_id, v). Grants stay: they are changed by ``_share`` alone, and both meet in one document."""
+        collection, identity = self.database[write.type], {"_id": write.id, "v": write.expected}
+        kept = collection.find_one(identity, {"grants": 1}, session=session)
+        if kept is None:
+            raise Conflict("The resource was changed by another request meanwhile.")
+        document = _current(write)
+        grants = [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
+        content = {name: document[name] for name in _CONTENT if name in document}
+        update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": _acl(write.base, grants)}}
+        if "u" not in document:
+            update["$unset"] = {"u": ""}
+        if collection.update_one(identity, update, session=session).matched_count == 0:
+            raise Conflict("The resource was changed by another request meanwhile.")
+
+    def _share(self, type_: str, id_: str, grant: Grant, owner: str | None, session: ClientSession) -> None:
+        """Checked in the transaction that changes it, so that nobody shares what is not theirs."""
+        collection = self.database[type_]
+        found = collection.find_one({"_id": id_}, {"owner": 1, "base": 1, "grants": 1}, session=session)
+        if found is None or (owner is not None and found["owner"] != owner):
+            raise Conflict("A resource to be shared is not the sharing organisation's.")
+        others = [g for g in found["grants"] if (g["order"], g["key"]) != (grant.order, grant.key)]
+        grants = [*others, grant.document()]
+        if grants != found["grants"]:
+            collection.update_one(
+                {"_id": id_}, {"$set": {"grants": grants, "acl": _acl(found["base"], grants)}}, session=session
+            )
+
+    # ------------------------------------------------------------ collections
+
+    def prepare(self, type_: str) -> None:
+        """The type's collection and indexes, made once, before its first write and outside any transaction."""
+        if type_ in self._ready:
+            return
+        with self._lock, translated():
+            if type_ not in self._ready:
+                self._create("history", [Index((("rid", 1), ("v", -1))), Index((("ts", 1),))])
+                self._create(type_, self._indexes(self.types[type_]))
+                self._ready.add(type_)
+
+    def _create(self, name: str, wanted: list[Index]) -> None:
+        _within_limits(name, wanted)
+        with suppress(errors.CollectionInvalid):  # another process was first
+            self.database.create_collection(name)
+        self.database[name].create_indexes([index.model() for index in wanted])
+
+    # ------------------------------------------------------------ audit segments
+
+    def add_segment(self, segment: Document) -> None:
+        """A closed piece of the audit trail, idempotent by its ``_id``."""
+        with translated():
+            self.database["audit_segments"].replace_one({"_id": segment["_id"]}, segment, upsert=True)
+
+    def segments(self) -> list[Document]:
+        with translated():
+            return list(self.database["audit_segments"].find({}))
+
+    def drop_segment(self, id_: str) -> None:
+        with translated():
+            self.database["audit_segments"].delete_one({"_id": id_})
+
+    def lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Whether ``holder`` has the lease now: it held it, or nobody does any more."""
+        leases, now = self.database["leases"], now_ms()
+        until = now + int(seconds * 1000)
+        with translated():
+            held = leases.update_one({"_id": name, "holder": holder}, {"$set": {"until": until}})
+            if held.matched_count:
+                return True
+            free = leases.update_one({"_id": name, "until": {"$lt": now}}, {"$set": {"holder": holder, "until": until}})
+            if free.matched_count:
+                return True
+            try:
+                leases.insert_one({"_id": name, "holder": holder, "until": until})
+            except errors.DuplicateKeyError:
+                return False
+        return True
+
+    def ping(self) -> None:
+        with translated():
+            self.client.admin.command("ping")
+
+
+def _within_limits(name: str, wanted: list[Index]) -> None:
+    """MongoDB's own limits, which the embedded server does not keep: https://www.mongodb.com/docs/manual/reference/limits/"""
+    if len(wanted) >= MAX_INDEXES:
+        raise AssertionError(f"{name} declares {len(wanted)} indexes; MongoDB allows {MAX_INDEXES}, that of _id included")
+    for index in wanted:
+        if sum(field.startswith("d.") or field in ("t", "acl", "c", "u") for field, _ in index.keys) > 1:
+            raise AssertionError(f"{name}: an index may hold one array")
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """pymongo's errors -> ours, in one place."""
+    try:
+        yield
+    except (errors.DuplicateKeyError, errors.BulkWriteError) as error:  # their texts hold the document: never passed on
+        first = ((error.details or {}).get("writeErrors") or [error.details or {}])[0]
+        if first.get("code") != _DUPLICATE_KEY:
+            raise Unavailable("The database did not take the write; try again.") from None
+        if "u" in first.get("keyPattern", {}):
+            raise Duplicate("The organisation already has a resource with this business identifier.") from None
+        raise Conflict("The resource was created by another request meanwhile.") from None
+    except errors.DocumentTooLarge:
+        raise TooLarge("The resource does not fit into the database.") from None
+    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError) as error:
+        raise Unavailable("The database cannot be reached; try again.") from None
+    except errors.OperationFailure as error:
+        if error.has_error_label("TransientTransactionError") or error.code in (11600, 91, 189, 10107, 13435):
+            raise Unavailable("The database is busy; try again.") from None
+        raise
+
+
+def _acl(base: Iterable[str], grants: Iterable[Document]) -> list[str]:
+    now = now_ms()
+    return sorted({*base, *(grant["key"] for grant in grants if grant["until"] > now)})
+
+
+def _current(write: Write) -> Document:
+    index = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
+    document: Document = {
+        "_id": write.id,
+        "v": write.version,
+        "ts": write.ts,
+        "deleted": write.data is None,
+        "owner": write.owner,
+        "base": write.base,
+        "grants": write.grants,
+        "acl": _acl(write.base, write.grants),
+        "json": write.json,
+        **{name: index[name] for name in ("t", "d", "o", "c", "schema")},
+    }
+    if index.get("u"):
+        document["u"] = [f"{write.owner}|{key}" for key in index["u"]]
+    return document
+
+
+def _historic(write: Write) -> Document:
+    return {
+        "_id": f"{write.type}/{write.id}/{write.version}",
+        "rid": write.reference,
+        "type": write.type,
+        "v": write.version,
+        "ts": write.ts,
+        "method": write.method,
+        "deleted": write.data is None,
+        "owner": write.owner,
+        "json": write.json,
+    }
+
+
+def _stored(type_: str, d: Document, order: tuple[Any, ...] = ()) -> Stored:
+    base, grants = tuple(d["base"]), tuple(d["grants"])
+    return Stored(type_, d["_id"], d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, grants, order)
+
+
+def _version(d: Document) -> Stored:
+    type_, id_ = d["rid"].split("/")
+    return Stored(type_, id_, d["v"], d["ts"], d["deleted"], d["owner"], d["json"], method=d["method"])
+
+
+def _at(row: Document, name: str) -> Any:
+    value: Any = row
+    for part in name.split(".", 1):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _beyond(sort: list[tuple[str, int]], after: tuple[Any, ...]) -> Filter:
+    """Keyset: strictly after the last row shown."""
+    ways: list[Filter] = []
+    for position, (name, direction) in enumerate(sort):
+        equal = {n: after[i] for i, (n, _) in enumerate(sort[:position])}
+        ways.append(equal | {name: {"$gt" if direction > 0 else "$lt": after[position]}})
+    return {"$or": ways}

@@ -1,0 +1,148 @@
+"""The real application over a real database: one database process a test worker, one database a module, a client a role."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from auth.store import AuthStore
+from fhirserver.app import connect, create_app
+from fhirserver.embedded import EmbeddedDatabase
+from fhirserver.settings import Settings
+
+BASE = "http://127.0.0.1:8000"
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri() -> Iterator[str]:
+    """FHIRSERVER_MONGODB_URI where it is set: the same tests run against any MongoDB."""
+    given = os.environ.get("FHIRSERVER_MONGODB_URI")
+    if given:
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fhirserver-test-"))
+    embedded = EmbeddedDatabase(folder)
+    yield embedded.start()
+    embedded.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Server:
+    """One application under test, with a clock that only ``wait`` moves."""
+
+    def __init__(self, uri: str, folder: Path, **settings: Any) -> None:
+        self.time = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+        self.client = connect(uri)
+        self.name = f"test_{os.getpid()}_{next(_names)}"
+        self.settings = Settings(data_dir=folder, **settings)
+        self.app = create_app(self.settings, self.client[self.name], clock=self.now)
+        self.installation = self.app.state.installation
+        self.auth: AuthStore = self.installation.auth
+
+    def now(self) -> datetime:
+        self.time += timedelta(milliseconds=1)
+        return self.time
+
+    def wait(self, **duration: float) -> None:
+        self.time += timedelta(**duration)
+
+    def token(
+        self,
+        organization: str,
+        scope: str = "system/*.cruds",
+        user: str | None = None,
+        roles: tuple[str, ...] = (),
+        practitioner: str | None = None,
+    ) -> str:
+        self.auth.add_client(organization, "system/*.cruds user/*.cruds", secret="secret", organization=organization)
+        client = self.auth.client(organization)
+        assert client is not None
+        if user:
+            self.auth.add_user(user, roles, practitioner, organization)
+        return self.auth.issue(client, self.auth.user(user) if user else None, scope, 600)
+
+    def close(self) -> None:
+        self.client.drop_database(self.name)
+        self.client.close()
+
+
+@pytest.fixture(scope="module")
+def server(mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(mongodb_uri, tmp_path_factory.mktemp("data"))
+    with TestClient(server.app, base_url=BASE):
+        yield server
+    server.close()
+
+
+As = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="module")
+def as_(server: Server) -> As:
+    """A client in an organisation: ``as_("hospital")``, ``as_("centre", user="anna", roles=("reader",), practitioner="p1")``."""
+
+    def make(organization: str = "hospital", **token: Any) -> TestClient:
+        headers = {"Authorization": f"Bearer {server.token(organization, **token)}"}
+        return TestClient(server.app, base_url=f"{BASE}/fhir/", headers=headers)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def hospital(as_: As) -> TestClient:
+    return as_("hospital")
+
+
+@pytest.fixture(scope="module")
+def office(as_: As) -> TestClient:
+    """Another facility, which must not see anything of the hospital's."""
+    return as_("office")
+
+
+def patient(**members: Any) -> dict[str, Any]:
+    return {"resourceType": "Patient", "name": [{"family": "Nowak", "given": ["Jan"]}], "gender": "male"} | members
+
+
+def order(subject: str, **members: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "ServiceRequest",
+        "status": "active",
+        "intent": "order",
+        "subject": {"reference": subject},
+    } | members
+
+
+def assert_outcome(reply: Any, status: int, code: str, expression: str | None = None) -> list[dict[str, Any]]:
+    """The one shape of every failure."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"].startswith("application/fhir+json")
+    body = reply.json()
+    assert body["resourceType"] == "OperationOutcome"
+    assert body["issue"]
+    for issue in body["issue"]:
+        assert issue["severity"] in ("error", "warning", "fatal", "information")
+        assert issue["diagnostics"]
+    assert code in [issue["code"] for issue in body["issue"]], body
+    if expression is not None:
+        assert expression in [e for issue in body["issue"] for e in issue.get("expression", [])], body
+    return list(body["issue"])
+
+
+@pytest.fixture(scope="module")
+def created(hospital: TestClient) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def create(resource: dict[str, Any]) -> dict[str, Any]:
+        reply = hospital.post(resource["resourceType"], json=resource)
+        assert reply.status_code == 201, reply.text
+        return dict(reply.json())
+
+    return create
