@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from pymongo import MongoClient
 from pymongo.database import Database
+from pymongo.errors import ConnectionFailure
 from starlette.concurrency import run_in_threadpool
 
 from auth import bearer, routes
@@ -21,9 +23,10 @@ from auth.principal import Principal
 from auth.scopes import parse_all
 from auth.server import Server
 from auth.store import AuthStore
-from fhirserver import audit, health, rest
+from fhirserver import audit, health, rest, studies
+from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch
-from fhirserver.errors import InvalidToken
+from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.resources import RESOURCE_TYPES
@@ -31,6 +34,10 @@ from fhirserver.search.query import indexes
 from fhirserver.settings import Settings
 from fhirserver.store import EVERYTHING, Changes, Store, translated
 from fhirserver.validation import dumps
+from imaging import dicomweb
+from imaging.blobs import Blobs
+from imaging.dicomweb import Archive
+from imaging.index import Index
 
 Clock = Callable[[], datetime]
 
@@ -57,7 +64,19 @@ class Installation:
         self.auth = AuthStore(database, settings.organization)
         self.trail = audit.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base)
-        self.jobs = Jobs(self.store, (Job("audit", 5.0, self.store_audit, shared=False),))
+        self.index = Index(database)
+        self.blobs = Blobs(settings.blob_dir)
+        self.arrivals = Arrivals(
+            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
+        )
+        self.jobs = Jobs(
+            self.store,
+            (
+                Job("audit", 5.0, self.store_audit, shared=False),
+                Job("studies", 0.5, self.arrivals.settle),
+                Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+            ),
+        )
         self._seal: Seal | None = None
 
     @property
@@ -70,6 +89,7 @@ class Installation:
         """Before the first request: indexes, the installation's own Organization, audit files that a crash left."""
         with translated():
             self.auth.prepare()
+            self.index.prepare()
         self.trail.adopt()
         self._found_home()
 
@@ -80,14 +100,54 @@ class Installation:
     def store_audit(self) -> None:
         self.trail.store_segments(self.store)
 
+    def sweep_uploads(self) -> None:
+        self.blobs.sweep(time.time() - 86_400)
+
+    def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
+        touched = tuple(f"ImagingStudy/{studies.name('ImagingStudy', owner, uid)}" for owner, uid in rows)
+        owners = frozenset(owner for owner, _ in rows)
+        self.trail.append(principal, "read", self.clock(), "0", touched, owners, query, interaction)
+
+    def archive(self) -> Archive:
+        return Archive(
+            blobs=self.blobs,
+            index=self.index,
+            base=f"{self.settings.base}/dicomweb",
+            max_request=self.settings.max_upload_bytes,
+            max_part=self.settings.max_part_bytes,
+            authenticate=self.authenticate_images,
+            see=self.arrivals.see,
+            arrived=self.arrivals.arrived,
+            note=self.note_images,
+            unavailable=lambda error: isinstance(error, (Unavailable, ConnectionFailure)),
+        )
+
+    def authenticate_images(self, header: str | None) -> Principal:
+        with translated():
+            return bearer.authenticate(self.auth, header)
+
     def _found_home(self) -> None:
         """The installation's own Organization exists, so that orders can be addressed to it."""
         home = self.settings.organization
+        principal = Principal("fhirserver", home, parse_all("system/*.cruds"))
         self.store.prepare("Organization")
         if self.store.get("Organization", home, EVERYTHING) is None:
             document = {"resourceType": "Organization", "id": home, "active": True, "name": self.settings.organization_name}
             request = Request("PUT", f"Organization/{home}", body=dumps(document).encode())
-            dispatch(self.context(Principal("fhirserver", home, parse_all("system/*.cruds"))), request)
+            dispatch(self.context(principal), request)
+        endpoint = {
+            "resourceType": "Endpoint",
+            "id": f"{home}-dicomweb",
+            "status": "active",
+            "connectionType": {
+                "system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
+                "code": "dicom-wado-rs",
+            },
+            "payloadType": [{"text": "DICOM"}],
+            "address": f"{self.settings.base}/dicomweb",
+        }
+        request = Request("PUT", f"Endpoint/{home}-dicomweb", body=dumps(endpoint).encode())
+        dispatch(self.context(principal), request)
 
     def authenticate(self, header: str | None) -> Principal:
         try:
@@ -135,6 +195,7 @@ def create_app(
     app.state.installation = installation
     app.include_router(health.router(installation.store, crashes))
     app.include_router(routes.router(installation.server))
+    dicomweb.install(app, installation.archive())
     rest.install(app, installation.authenticate, installation.context, installation.note)
     return app
 

@@ -199,6 +199,13 @@ class Store:
             found = list(self.database[type_].find({"_id": {"$in": wanted}}, _HIDDEN))
         return [_stored(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
 
+    def business_keys(self, type_: str, keys: list[str], visible: Visible) -> set[str]:
+        """Those of the unique keys (``owner|kind|value``) whose resource exists and is visible."""
+        now = now_ms()
+        with translated():
+            found = list(self.database[type_].find({"u": {"$in": keys}}, {"u": 1, "base": 1, "grants": 1}))
+        return {key for row in found if visible.shows(row, now) for key in row["u"]}
+
     def vread(self, type_: str, id_: str, version: int, visible: Visible) -> Stored | None:
         current = self.get(type_, id_, visible)
         if current is None:
@@ -380,7 +387,7 @@ def translated() -> Iterator[None]:
         raise Conflict("The resource was created by another request meanwhile.") from None
     except errors.DocumentTooLarge:
         raise TooLarge("The resource does not fit into the database.") from None
-    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError) as error:
+    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError):
         raise Unavailable("The database cannot be reached; try again.") from None
     except errors.OperationFailure as error:
         if error.has_error_label("TransientTransactionError") or error.code in (11600, 91, 189, 10107, 13435):
@@ -394,7 +401,7 @@ def _acl(base: Iterable[str], grants: Iterable[Document]) -> list[str]:
 
 
 def _current(write: Write) -> Document:
-    index = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
+    index: Document = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
     document: Document = {
         "_id": write.id,
         "v": write.version,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.workflow import states
 
-
 DIAGNOSTIC_REPORT = ResourceType(
     "DiagnosticReport",
     search=(

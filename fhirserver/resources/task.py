@@ -8,7 +8,6 @@ from __future__ import annotations
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.workflow import states
 
-
 TASK = ResourceType(
     "Task",
     search=(SearchParam("due", "date", "Task.restriction.period.end", url="urn:fhirserver:SearchParameter:Task-due"),),

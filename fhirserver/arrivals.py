@@ -1,0 +1,87 @@
+"""Between the archive and the record: which studies a caller may see, and when an arrived study is brought up to date.
+
+DICOM has no end-of-study signal: a study is complete after so many quiet seconds, or when it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from auth.principal import Principal
+from fhirserver import access, studies
+from fhirserver.dispatch import retried
+from fhirserver.errors import FHIRError, Unavailable
+from fhirserver.messages import Context
+from fhirserver.search.date import milliseconds
+from fhirserver.store import Store, translated
+from imaging.index import Index
+
+log = logging.getLogger("fhirserver.arrivals")
+
+_AT_MOST_EVERY = 1.0  # seconds
+
+
+class Arrivals:
+    """What the archive is given. ``new_context`` acts for a facility."""
+
+    def __init__(
+        self, store: Store, index: Index, new_context: Callable[[str], Context], clock: Callable[[], datetime], quiet: float
+    ) -> None:
+        self._store, self._index, self._new_context, self._clock, self._quiet = store, index, new_context, clock, quiet
+        self._next: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    def see(self, principal: Principal, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
+        """A study is visible exactly when its ImagingStudy is."""
+        keys = {f"{owner}|UID|urn:oid:{uid}": (owner, uid) for owner, uid in rows}
+        visible = access.visible(principal, "ImagingStudy")
+        return {keys[key] for key in self._store.business_keys("ImagingStudy", list(keys), visible) if key in keys}
+
+    def arrived(self, principal: Principal, owner: str, uid: str) -> None:
+        """Mark the study; bring its ImagingStudy up to date at once, but no more than once a second."""
+        with translated():
+            self._index.mark(owner, uid, milliseconds(self._clock()))
+        if self._due((owner, uid)):
+            self.update(owner, uid, complete=False)
+
+    def _due(self, key: tuple[str, str]) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if self._next.get(key, 0.0) > now:
+                return False
+            self._next = {k: t for k, t in self._next.items() if t > now} | {key: now + _AT_MOST_EVERY}
+            return True
+
+    def update(self, owner: str, uid: str, *, complete: bool) -> None:
+        with translated():
+            found = self._index.study(owner, uid)
+        if found is None:
+            return
+        study, when = found
+        retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
+        with translated():
+            self._index.settle(owner, uid, when, complete=complete)
+
+    def settle(self) -> None:
+        """What came since the last update; and studies that have been quiet long enough are complete."""
+        with translated():
+            dirty = self._index.dirty()
+            quiet = self._index.waiting(milliseconds(self._clock()) - int(self._quiet * 1000))
+        for owner, uid in quiet:
+            self._tried(owner, uid, complete=True)
+        for owner, uid in dirty:
+            if (owner, uid) not in quiet:
+                self._tried(owner, uid, complete=False)
+
+    def _tried(self, owner: str, uid: str, *, complete: bool) -> None:
+        """One study that cannot be brought up to date does not hold up the others."""
+        try:
+            self.update(owner, uid, complete=complete)
+        except Unavailable:
+            raise
+        except FHIRError as error:
+            log.error("A study of %s could not be brought up to date: %s", owner, type(error).__name__)

@@ -1,0 +1,394 @@
+"""A DICOM study arrived -> ImagingStudy, matched to its order by facility, accession and patient.
+
+A study that no order answers makes a draft order for a clerk to confirm; one whose patient does not agree with its order
+is kept to its facility and put in a reconcile Task. https://hl7.org/fhir/R4/imagingstudy.html#dicom-mapping
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from fhirserver.interactions import put, unchanged
+from fhirserver.messages import Context, Reply
+from fhirserver.primitives import is_date
+from fhirserver.search.query import Query, parse
+from fhirserver.store import EVERYTHING, Grant, Stored
+from fhirserver.validation import Document, built, loads
+from fhirserver.workflow import coding, states
+from fhirserver.workflow.matching import Candidate, Match, match
+from imaging.study import Series, Study
+
+_NAMES = uuid.UUID("6f0e5bd5-6d7c-5d3e-9a63-5c7a1d1b2f10")
+_CONTEXT_GROUP_29 = frozenset(
+    [
+        "AR",
+        "BI",
+        "BMD",
+        "CR",
+        "CT",
+        "DG",
+        "DX",
+        "ECG",
+        "EPS",
+        "ES",
+        "GM",
+        "HC",
+        "IO",
+        "IVOCT",
+        "IVUS",
+        "LEN",
+        "LS",
+        "MG",
+        "MR",
+        "NM",
+        "OAM",
+        "OCT",
+        "OP",
+        "OPM",
+        "OPT",
+        "OPV",
+        "OT",
+        "PT",
+        "PX",
+        "RF",
+        "RG",
+        "RTIMAGE",
+        "SM",
+        "SRF",
+        "TG",
+        "US",
+        "VA",
+        "XA",
+        "XC",
+    ]
+)
+_SEX = {"M": "male", "F": "female", "O": "other"}
+_LIMIT = 50
+
+
+def name(*parts: str) -> str:
+    """A logical id made from what identifies the thing: the same study always gets the same one."""
+    return str(uuid.uuid5(_NAMES, "|".join(parts)))
+
+
+def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
+    """Plan all that follows from a study's arrival into ``ctx.changes``. ``ctx`` acts for the study's own facility."""
+    current = _current(ctx, study)
+    found = _matched(ctx, study)
+    patient = found.patient or _patient(ctx, study)
+    orders = list(found.orders) or ([] if found.conflicting else [_draft_order(ctx, study, patient)])
+    known: Document = loads(current.json) if current else {}
+    status = "available" if complete or known.get("status") == "available" else "registered"
+    document = imaging_study(ctx, study, patient, orders, status)
+    resource = built(document)
+    id_ = current.id if current else name("ImagingStudy", study.owner, study.uid)
+    if current is None or not unchanged(resource, current):
+        put(ctx, ctx.store.types["ImagingStudy"], resource, id_, current, "PUT" if current else "POST")
+    if found.conflicting:
+        _reconcile(ctx, study, id_, patient, found)
+    for order in orders:
+        _follow_order(ctx, order, id_, status)
+    return Reply(200, touched=(f"ImagingStudy/{id_}",))
+
+
+def _current(ctx: Context, study: Study) -> Stored | None:
+    rows = owned(ctx, study.owner, "ImagingStudy", [("identifier", f"urn:dicom:uid|urn:oid:{study.uid}")])
+    return rows[0] if rows else None
+
+
+def owned(ctx: Context, owner: str, type_: str, pairs: list[tuple[str, str]]) -> list[Stored]:
+    """The facility's own resources that match."""
+    query: Query = parse(ctx.store.types[type_], pairs, False, lambda *_: [])
+    return [row for row in ctx.store.search(query, EVERYTHING, _LIMIT) if row.owner == owner]
+
+
+# ---------------------------------------------------------------- order and patient
+
+
+def _matched(ctx: Context, study: Study) -> Match:
+    numbers = [_escaped(accession.number) for accession in study.accessions]
+    if not numbers:
+        return Match()
+    rows = owned(
+        ctx, study.owner, "ServiceRequest", [("identifier", ",".join(numbers)), ("status", "draft,active,on-hold,completed")]
+    )
+    candidates = [c for row in rows if (c := _candidate(ctx, row, study))]
+    return match(study.attributes.get("PatientID", ""), birth_date(study), candidates)
+
+
+def _candidate(ctx: Context, row: Stored, study: Study) -> Candidate | None:
+    order = loads(row.json)
+    if row.id == name("ServiceRequest", study.owner, study.uid):
+        return None  # the draft that this study itself made
+    reference = order["subject"].get("reference", "")
+    stored = (
+        ctx.store.get("Patient", reference.removeprefix("Patient/"), EVERYTHING) if reference.startswith("Patient/") else None
+    )
+    if stored is None or stored.deleted:
+        return Candidate(row.reference, reference, frozenset(), None)
+    patient = loads(stored.json)
+    ids = frozenset(i["value"] for i in patient.get("identifier", ()) if "value" in i)
+    return Candidate(row.reference, reference, ids, patient.get("birthDate"))
+
+
+def _patient(ctx: Context, study: Study) -> str:
+    """The facility's patient of this id, or a new one from the header. Never by name, never another facility's."""
+    number = study.attributes.get("PatientID", "")
+    if number:
+        rows = owned(ctx, study.owner, "Patient", [("identifier", _escaped(number))])
+        same = [row for row in rows if loads(row.json).get("birthDate") in (None, birth_date(study)) or not birth_date(study)]
+        if len(same) == 1:
+            return same[0].reference
+    id_ = name(
+        "Patient",
+        study.owner,
+        study.attributes.get("IssuerOfPatientID", ""),
+        number,
+        birth_date(study) or "",
+        "" if number else study.uid,
+    )
+    if ctx.store.get("Patient", id_, EVERYTHING) is None:
+        put(ctx, ctx.store.types["Patient"], built(patient_of(study)), id_, None, "POST")
+    return f"Patient/{id_}"
+
+
+def patient_of(study: Study) -> Document:
+    """A Patient from a DICOM header."""
+    attributes = study.attributes
+    document: Document = {"resourceType": "Patient"}
+    if number := attributes.get("PatientID"):
+        system = attributes.get("IssuerOfPatientID") or coding.facility_system(study.owner, "patient")
+        document["identifier"] = [
+            {
+                "system": re.sub(r"\s", "_", system) if ":" in system else coding.facility_system(study.owner, "patient"),
+                "value": number,
+            }
+        ]
+    if human := human_name(attributes.get("PatientName", "")):
+        document["name"] = [human]
+    if sex := _SEX.get(attributes.get("PatientSex", "")):
+        document["gender"] = sex
+    if born := birth_date(study):
+        document["birthDate"] = born
+    return document if len(document) > 1 else document | {"name": [{"text": "Unknown"}]}
+
+
+def human_name(text: str) -> Document:
+    """PS3.5 6.2.1: family^given^middle^prefix^suffix, the first group."""
+    parts = [part.strip() for part in text.split("=")[0].split("^")] + [""] * 5
+    family, given, middle, prefix, suffix = parts[:5]
+    human: Document = {"family": family} if family else {}
+    if names := [n for n in (given, middle) if n]:
+        human["given"] = names
+    return human | ({"prefix": [prefix]} if prefix else {}) | ({"suffix": [suffix]} if suffix else {})
+
+
+def birth_date(study: Study) -> str | None:
+    return date(study.attributes.get("PatientBirthDate", ""))
+
+
+def _draft_order(ctx: Context, study: Study, patient: str) -> str:
+    """From the header and the facility's defaults, for a clerk to confirm."""
+    id_ = name("ServiceRequest", study.owner, study.uid)
+    if ctx.store.get("ServiceRequest", id_, EVERYTHING) is None:
+        defaults = facility_defaults(ctx, study.owner)
+        description = study.attributes.get("StudyDescription") or " ".join(_modalities(study)) or "Imaging"
+        document: Document = {
+            "resourceType": "ServiceRequest",
+            "status": "draft",
+            "intent": "order",
+            "category": [
+                {"coding": [coding.IMAGING]},
+                {"coding": [coding.service(defaults.get("category", "RemoteReporting"))]},
+            ],
+            "priority": defaults.get("priority", "routine"),
+            "code": {"text": description},
+            "subject": {"reference": patient},
+            "requester": {"reference": f"Organization/{study.owner}"},
+            "authoredOn": ctx.now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        }
+        if study.accessions:
+            document["identifier"] = [_accession(study, a.number, a.issuer) for a in study.accessions]
+        put(ctx, ctx.store.types["ServiceRequest"], built(document), id_, None, "POST")
+    return f"ServiceRequest/{id_}"
+
+
+def facility_defaults(ctx: Context, facility: str) -> dict[str, str]:
+    """What the facility's Organization says of orders that come without their own words: priority, category."""
+    stored = ctx.store.get("Organization", facility, EVERYTHING)
+    extensions = loads(stored.json).get("extension", ()) if stored and not stored.deleted else ()
+    defaults: Document = next((e for e in extensions if e["url"] == coding.ORDER_DEFAULTS), {})
+    return {e["url"]: e["valueCode"] for e in defaults.get("extension", ()) if "valueCode" in e}
+
+
+def _follow_order(ctx: Context, order: str, study_id: str, status: str) -> None:
+    """Who reads the order reads the study; and images that are there make its coordination Task ready for assignment."""
+    row = ctx.store.get("ServiceRequest", order.removeprefix("ServiceRequest/"), EVERYTHING)
+    for grant in row.grants if row else ():
+        ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), None)
+    if row is None or status != "available":
+        return
+    query = parse(
+        ctx.store.types["Task"],
+        [("focus", order), ("code", "coordinate"), ("status", "requested,accepted")],
+        False,
+        lambda *_: [],
+    )
+    for task in ctx.store.search(query, EVERYTHING, 10):
+        document = loads(task.json)
+        if coding.business_status(document) == states.AWAITING_IMAGES:
+            document["businessStatus"] = coding.concept(coding.BUSINESS_STATUS, states.READY_FOR_ASSIGNMENT)
+            put(ctx, ctx.store.types["Task"], built(document), task.id, task, "PUT")
+
+
+def _reconcile(ctx: Context, study: Study, study_id: str, patient: str, found: Match) -> None:
+    id_ = name("reconcile", study.owner, study.uid)
+    if ctx.store.get("Task", id_, EVERYTHING) is not None:
+        return
+    document = {
+        "resourceType": "Task",
+        "status": "requested",
+        "intent": "order",
+        "code": coding.concept(coding.TASK_TYPE, "reconcile"),
+        "description": "The study's accession number is that of an order for another patient; link it, correct it or reject it.",
+        "focus": {"reference": f"ImagingStudy/{study_id}"},
+        "for": {"reference": patient},
+        "authoredOn": ctx.now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "requester": {"reference": f"Organization/{study.owner}"},
+        "owner": {"reference": f"Organization/{study.owner}"},
+        "input": [{"type": {"text": "order"}, "valueReference": {"reference": order}} for order in found.conflicting],
+    }
+    put(ctx, ctx.store.types["Task"], built(document), id_, None, "POST")
+
+
+# ---------------------------------------------------------------- ImagingStudy
+
+
+def imaging_study(ctx: Context, study: Study, patient: str, orders: list[str], status: str) -> Document:
+    """https://hl7.org/fhir/R4/imagingstudy-mappings.html"""
+    document: Document = {
+        "resourceType": "ImagingStudy",
+        "identifier": [
+            {"system": "urn:dicom:uid", "value": f"urn:oid:{study.uid}"},
+            *(_accession(study, a.number, a.issuer) for a in study.accessions),
+        ],
+        "status": status,
+        "modality": [{"system": coding.DCM, "code": code} for code in _modalities(study)],
+        "subject": {"reference": patient},
+        "started": _started(ctx, study.owner, study.attributes, "StudyDate", "StudyTime"),
+        "basedOn": [{"reference": order} for order in orders],
+        "referrer": _named(study.attributes.get("ReferringPhysicianName")),
+        "endpoint": [{"reference": f"Endpoint/{ctx.home}-dicomweb"}],
+        "numberOfSeries": len(study.series),
+        "numberOfInstances": sum(len(series.instances) for series in study.series),
+        "description": _clean(study.attributes.get("StudyDescription")),
+        "series": [_series(ctx, study.owner, series) for series in study.series],
+    }
+    return _without_empty(document)
+
+
+def _series(ctx: Context, owner: str, series: Series) -> Document:
+    modality = series.attributes.get("Modality", "OT")
+    body_site, laterality = series.attributes.get("BodyPartExamined"), series.attributes.get("Laterality", "")
+    sides = {"L": "7771000", "R": "24028007"}
+    return _without_empty({
+        "uid": series.uid,
+        "number": _unsigned(series.attributes.get("SeriesNumber")),
+        "modality": {"system": coding.DCM, "code": modality if re.fullmatch(r"[A-Z0-9]+", modality) else "OT"},
+        "description": _clean(series.attributes.get("SeriesDescription")),
+        "numberOfInstances": len(series.instances),
+        "bodySite": {"display": _clean(body_site)} if _clean(body_site) else None,
+        "laterality": {"system": coding.SNOMED, "code": sides[laterality]} if laterality in sides else None,
+        "started": _started(ctx, owner, series.attributes, "SeriesDate", "SeriesTime"),
+        "instance": [
+            _without_empty({
+                "uid": instance.uid,
+                "sopClass": {"system": "urn:ietf:rfc:3986", "code": f"urn:oid:{instance.sop_class}"},
+                "number": instance.number if instance.number is not None and 0 <= instance.number < 2**31 else None,
+                "title": _clean(instance.title),
+            })
+            for instance in series.instances
+        ],
+    })  # fmt: skip
+
+
+def _modalities(study: Study) -> list[str]:
+    """Those of CID 29 alone: SR, PR, KO, SEG are not acquisitions."""
+    return sorted({m for s in study.series if (m := s.attributes.get("Modality")) in _CONTEXT_GROUP_29})
+
+
+def _accession(study: Study, number: str, issuer: str) -> Document:
+    """The system is the facility's, or the issuer that the header names."""
+    system = (
+        issuer
+        if re.fullmatch(r"(urn:|https?:)\S+", issuer)
+        else f"urn:oid:{issuer}"
+        if re.fullmatch(r"[0-2](\.\d+)+", issuer)
+        else None
+    )
+    return {
+        "type": {"coding": [coding.ACCESSION]},
+        "system": system or coding.facility_system(study.owner, "accession"),
+        "value": number,
+    }
+
+
+def _started(ctx: Context, owner: str, attributes: Mapping[str, str], date_name: str, time_name: str) -> str | None:
+    """With a time only where its zone is known, from the header or the facility: "a time zone SHALL be populated"."""
+    day = date(attributes.get(date_name, ""))
+    clock = re.fullmatch(r"([01]\d|2[0-3])([0-5]\d)?([0-5]\d)?(\.\d{1,6})?", attributes.get(time_name, "").replace(":", ""))
+    if day is None or clock is None:
+        return day
+    zone = _zone(ctx, owner, attributes)
+    if zone is None:
+        return day
+    when = datetime.fromisoformat(f"{day}T{clock[1]}:{clock[2] or '00'}:{clock[3] or '00'}").replace(tzinfo=zone)
+    return when.isoformat()
+
+
+def _zone(ctx: Context, owner: str, attributes: Mapping[str, str]) -> Any:
+    if offset := re.fullmatch(r"([+-])(0\d|1[0-4])([0-5]\d)", attributes.get("TimezoneOffsetFromUTC", "")):
+        minutes = int(offset[2]) * 60 + int(offset[3])
+        return timezone(timedelta(minutes=-minutes if offset[1] == "-" else minutes))
+    stored = ctx.store.get("Organization", owner, EVERYTHING)
+    extensions = loads(stored.json).get("extension", ()) if stored and not stored.deleted else ()
+    named = next((e.get("valueCode") for e in extensions if e["url"] == coding.TIMEZONE), None)
+    try:
+        return ZoneInfo(named) if named else None
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
+
+
+def date(text: str) -> str | None:
+    """DICOM DA -> FHIR date."""
+    digits = text.replace(".", "").replace("-", "")
+    day = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}"
+    return day if len(digits) == 8 and is_date(day) else None
+
+
+def _named(person: str | None) -> Document | None:
+    human = human_name(person or "")
+    text = " ".join([*human.get("prefix", ()), *human.get("given", ()), human.get("family", "")]).strip()
+    return {"display": text} if text else None
+
+
+def _clean(text: str | None) -> str | None:
+    cleaned = re.sub(r"[\x00-\x1f\ud800-\udfff]+", " ", text or "").strip()
+    return cleaned or None
+
+
+def _unsigned(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() and len(text) < 10 else None
+
+
+def _escaped(value: str) -> str:
+    return re.sub(r"([\\,|$])", r"\\\1", value)
+
+
+def _without_empty(document: Document) -> Document:
+    return {key: value for key, value in document.items() if value not in (None, [], {})}

@@ -1,0 +1,42 @@
+"""A study as the archive tells the outside about it: plain values, no DICOM library's types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Accession:
+    """An accession number and who issued it; a study may answer several."""
+
+    number: str
+    issuer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    uid: str
+    sop_class: str
+    number: int | None
+    title: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """``attributes`` by keyword, as text."""
+
+    uid: str
+    attributes: Mapping[str, str]
+    instances: tuple[StoredInstance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """``owner`` is the organisation whose credential stored it."""
+
+    owner: str
+    uid: str
+    attributes: Mapping[str, str]
+    accessions: tuple[Accession, ...]
+    series: tuple[Series, ...]

@@ -1,0 +1,181 @@
+"""A study becomes an ImagingStudy and is matched to its order by facility, accession and patient."""
+
+from __future__ import annotations
+
+import io
+
+import pydicom
+import pytest
+from conftest import order, patient
+from test_stow import changed, uid
+
+
+@pytest.fixture
+def ct(samples):
+    """A CT of patient P-1, accession A-1, as a new study."""
+
+    def make(**members):
+        defaults = {
+            "StudyInstanceUID": uid(),
+            "SeriesInstanceUID": uid(),
+            "SOPInstanceUID": uid(),
+            "PatientID": "P-1",
+            "AccessionNumber": "A-1",
+        }
+        return changed(samples("CT_small.dcm"), **(defaults | {"PatientBirthDate": "19700502"} | members))
+
+    return make
+
+
+def study_of(hospital, data) -> dict:
+    found = hospital.get(
+        f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID}"
+    ).json()
+    [entry] = found["entry"]
+    return dict(entry["resource"])
+
+
+@pytest.fixture
+def ordered(created):
+    """A patient and an order with this accession number."""
+
+    def make(accession, patient_id, **members):
+        person = created(patient(identifier=[{"system": "urn:mrn", "value": patient_id}], birthDate="1970-05-02"))
+        asked = created(order(f"Patient/{person['id']}", identifier=[{"system": "urn:acsn", "value": accession}], **members))
+        return person, asked
+
+    return make
+
+
+def test_the_study_is_mapped(hospital, stow, ct):
+    data = ct(
+        AccessionNumber="MAP-1",
+        SeriesNumber="3",
+        BodyPartExamined="HEAD",
+        Laterality="L",
+        TimezoneOffsetFromUTC="+0100",
+        StudyTime="101500",
+    )
+    assert stow(data).status_code == 200
+    study = study_of(hospital, data)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    assert study["status"] == "registered"
+    assert study["identifier"][1] == {
+        "type": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]},
+        "system": "urn:fhirserver:accession:hospital",
+        "value": "MAP-1",
+    }
+    assert study["modality"] == [{"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"}]
+    assert study["started"] == "2004-01-19T10:15:00+01:00"
+    assert (study["numberOfSeries"], study["numberOfInstances"]) == (1, 1)
+    [series] = study["series"]
+    assert (series["uid"], series["number"], series["bodySite"], series["laterality"]["code"]) == (
+        dataset.SeriesInstanceUID,
+        3,
+        {"display": "HEAD"},
+        "7771000",
+    )
+    assert series["instance"][0]["sopClass"] == {"system": "urn:ietf:rfc:3986", "code": f"urn:oid:{dataset.SOPClassUID}"}
+    assert series["instance"][0]["uid"] == dataset.SOPInstanceUID
+
+
+def test_a_time_without_a_zone_is_left_out(hospital, stow, ct):
+    data = ct(AccessionNumber="ZONE-1", TimezoneOffsetFromUTC=None)
+    stow(data)
+    assert study_of(hospital, data)["started"] == "2004-01-19"
+
+
+def test_it_is_matched_to_its_order(hospital, stow, ct, ordered):
+    person, asked = ordered("A-77", "P-77")
+    data = ct(AccessionNumber="A-77", PatientID="P-77")
+    stow(data)
+    study = study_of(hospital, data)
+    assert study["basedOn"] == [{"reference": f"ServiceRequest/{asked['id']}"}]
+    assert study["subject"] == {"reference": f"Patient/{person['id']}"}
+    assert hospital.get(f"ImagingStudy?based-on=ServiceRequest/{asked['id']}").json()["total"] == 1
+
+
+def test_another_facilitys_order_of_the_same_number_is_not_it(hospital, office, stow, ct):
+    person = office.post("Patient", json=patient(identifier=[{"value": "P-88"}])).json()
+    office.post("ServiceRequest", json=order(f"Patient/{person['id']}", identifier=[{"value": "A-88"}]))
+    data = ct(AccessionNumber="A-88", PatientID="P-88")
+    stow(data)
+    study = study_of(hospital, data)
+    draft = hospital.get(study["basedOn"][0]["reference"]).json()
+    assert draft["status"] == "draft"
+    assert study["subject"]["reference"] != f"Patient/{person['id']}"
+
+
+def test_a_patient_that_does_not_agree_opens_a_reconcile_task_and_links_nothing(hospital, office, stow, ct, ordered):
+    _, asked = ordered("A-99", "P-99")
+    data = ct(AccessionNumber="A-99", PatientID="SOMEBODY-ELSE")
+    stow(data)
+    study = study_of(hospital, data)
+    assert "basedOn" not in study
+    [task] = hospital.get(f"Task?focus=ImagingStudy/{study['id']}").json()["entry"]
+    assert task["resource"]["code"]["coding"][0]["code"] == "reconcile"
+    assert task["resource"]["input"][0]["valueReference"] == {"reference": f"ServiceRequest/{asked['id']}"}
+    born = ct(AccessionNumber="A-99", PatientID="P-99", PatientBirthDate="19990101")
+    stow(born)
+    assert "basedOn" not in study_of(hospital, born)
+
+
+def test_a_study_without_an_order_makes_a_draft_with_the_facilitys_defaults(hospital, stow, ct):
+    defaults = {
+        "url": "urn:fhirserver:StructureDefinition:order-defaults",
+        "extension": [{"url": "priority", "valueCode": "urgent"}],
+    }
+    body = {"resourceType": "Organization", "id": "hospital", "name": "Hospital", "extension": [defaults]}
+    assert hospital.put("Organization/hospital", json=body).status_code in (200, 201)
+    data = ct(AccessionNumber="", PatientID="P-NEW", StudyDescription="Head CT")
+    stow(data)
+    study = study_of(hospital, data)
+    draft = hospital.get(study["basedOn"][0]["reference"]).json()
+    assert (draft["status"], draft["priority"], draft["code"]["text"]) == ("draft", "urgent", "Head CT")
+    person = hospital.get(draft["subject"]["reference"]).json()
+    assert person["identifier"] == [{"system": "urn:fhirserver:patient:hospital", "value": "P-NEW"}]
+    assert person["birthDate"] == "1970-05-02"
+    again = ct(AccessionNumber="", PatientID="P-NEW")
+    stow(again)
+    assert study_of(hospital, again)["subject"] == study["subject"]
+
+
+def test_one_study_may_answer_several_orders(hospital, stow, ct, created):
+    person = created(patient(identifier=[{"value": "P-2"}], birthDate="1970-05-02"))
+    orders = [created(order(f"Patient/{person['id']}", identifier=[{"value": n}]))["id"] for n in ("M-1", "M-2")]
+    item = pydicom.Dataset()
+    item.AccessionNumber = "M-2"
+    data = ct(AccessionNumber="M-1", PatientID="P-2", RequestAttributesSequence=[item])
+    stow(data)
+    assert {r["reference"] for r in study_of(hospital, data)["basedOn"]} == {f"ServiceRequest/{o}" for o in orders}
+
+
+def test_it_is_available_when_it_has_been_quiet(hospital, stow, ct, server):
+    data = ct(AccessionNumber="Q-1")
+    stow(data)
+    server.installation.arrivals.settle()
+    assert study_of(hospital, data)["status"] == "registered"
+    server.wait(seconds=11)
+    server.installation.arrivals.settle()
+    study = study_of(hospital, data)
+    assert study["status"] == "available"
+    more = changed(data, SOPInstanceUID=uid(), InstanceNumber="2")
+    stow(more)
+    server.installation.arrivals.settle()
+    later = study_of(hospital, data)
+    assert (later["numberOfInstances"], later["status"]) == (2, "available")
+
+
+def test_only_what_changed_makes_a_version(hospital, stow, ct, server):
+    data = ct(AccessionNumber="V-1")
+    for _ in range(3):
+        stow(data)
+    server.installation.arrivals.settle()
+    assert study_of(hospital, data)["meta"]["versionId"] == "1"
+
+
+def test_a_study_without_any_identity_is_still_kept(hospital, stow, ct):
+    data = ct(PatientID="", PatientName="", PatientBirthDate="", PatientSex="", AccessionNumber="")
+    assert stow(data).status_code == 200
+    subject = study_of(hospital, data)["subject"]["reference"]
+    assert hospital.get(subject).json()["resourceType"] == "Patient"

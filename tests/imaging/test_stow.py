@@ -1,0 +1,192 @@
+"""PS3.18 section 10.5: every part is answered by itself."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pydicom
+import pytest
+from conftest import BASE
+
+from imaging.multipart import MultipartError, PartBegins, PartData, PartEnds, Reader
+
+
+def changed(data: bytes, **members) -> bytes:
+    """The file with other element values."""
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    for name, value in members.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            with pydicom.config.disable_value_validation():
+                setattr(dataset, name, value)
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset, enforce_file_format=False)
+    return out.getvalue()
+
+
+def uid() -> str:
+    return pydicom.uid.generate_uid()
+
+
+def failures(reply) -> list[int]:
+    body = reply.json()
+    rows = body.get("00081198", {}).get("Value", []) + body.get("0008119A", {}).get("Value", [])
+    return sorted(row["00081197"]["Value"][0] for row in rows)
+
+
+def test_good_parts_are_stored_and_referenced(stow, samples, web):
+    reply = stow(samples("CT_small.dcm"))
+    dataset = pydicom.dcmread(io.BytesIO(samples("CT_small.dcm")))
+    assert reply.status_code == 200
+    [row] = reply.json()["00081199"]["Value"]
+    assert row["00081155"]["Value"] == [dataset.SOPInstanceUID]
+    assert reply.json()["00081190"]["Value"] == [f"{BASE}/dicomweb/studies/{dataset.StudyInstanceUID}"]
+    back = web().get(row["00081190"]["Value"][0], headers={"Accept": "application/dicom"})
+    assert back.status_code == 200
+    assert back.content[128:] == samples("CT_small.dcm")[128:]
+
+
+def test_the_same_bytes_again_are_200_and_other_bytes_are_refused(stow, samples):
+    data = changed(samples("CT_small.dcm"), SOPInstanceUID=uid())
+    assert stow(data).status_code == 200
+    assert stow(data).status_code == 200
+    other = stow(changed(data, PatientName="Other^Name"))
+    assert other.status_code == 409
+    assert failures(other) == [0x0111]
+
+
+def test_hostile_and_broken_parts_among_good_ones_are_answered_each_by_itself(stow, samples):
+    good = changed(samples("CT_small.dcm"), SOPInstanceUID=uid())
+    truncated = samples("CT_small.dcm")[:-2000]
+    traversal = changed(samples("CT_small.dcm"), SOPInstanceUID="../../../../tmp/evil")
+    markup = changed(samples("CT_small.dcm"), SeriesInstanceUID="<script>alert(1)</script>")
+    long = changed(samples("CT_small.dcm"), StudyInstanceUID="1." + "2" * 70)
+    missing = changed(samples("CT_small.dcm"), SOPInstanceUID=None)
+    reply = stow(good, b"not dicom at all", truncated, traversal, markup, long, missing, b"")
+    assert reply.status_code == 202
+    assert len(reply.json()["00081199"]["Value"]) == 1
+    assert failures(reply) == [0xA900] * 4 + [0xC000] * 3
+    assert "evil" not in reply.text
+    assert "script" not in reply.text
+    assert not os.path.exists("/tmp/evil")
+
+
+def test_only_bad_parts_answer_409(stow):
+    assert stow(b"nothing").status_code == 409
+
+
+def test_deflated_data_sets_are_refused(stow, samples):
+    reply = stow(samples("image_dfl.dcm"))
+    assert (reply.status_code, failures(reply)) == (409, [0xC122])
+
+
+def test_deep_nesting_is_refused_not_crashed_on(stow, samples):
+    dataset = pydicom.dcmread(io.BytesIO(samples("CT_small.dcm")))
+    head = io.BytesIO()
+    pydicom.dcmwrite(head, dataset)
+    item = b""
+    for _ in range(3000):
+        item = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" + item
+    data = samples("CT_small.dcm")
+    at = data.index(b"\x08\x00\x16\x00UI")
+    reply = stow(data[:at] + item + data[at:])
+    assert reply.status_code == 409
+    assert failures(reply) == [0xC000]
+
+
+def test_a_part_of_another_type_is_refused(stow, samples):
+    data = changed(samples("CT_small.dcm"), SOPInstanceUID=uid())
+    reply = stow(data, b"<html/>", types=["application/dicom", "text/html"])
+    assert (reply.status_code, failures(reply)) == (202, [0xC000])
+
+
+def test_the_study_of_the_url_counts(stow, samples):
+    data = changed(samples("CT_small.dcm"), SOPInstanceUID=uid())
+    study = pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID
+    wrong = stow(data, path=f"studies/{uid()}")
+    assert (wrong.status_code, failures(wrong)) == (409, [0xA900])
+    assert stow(data, path=f"studies/{study}").status_code == 200
+    assert stow(data, path="studies/..%2Fx").status_code in (400, 404)
+
+
+def test_the_preamble_is_zeroed(stow, samples, web):
+    data = b"MZ" + b"\x90" * 126 + changed(samples("CT_small.dcm"), SOPInstanceUID=uid())[128:]
+    url = stow(data).json()["00081199"]["Value"][0]["00081190"]["Value"][0]
+    back = web().get(url, headers={"Accept": "application/dicom"}).content
+    assert back[:128] == bytes(128)
+    assert back[128:] == data[128:]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("application/json", b"{}", 415),
+        ("multipart/related", b"x", 415),
+        ('multipart/related; type="application/dicom+xml"; boundary=b', b"--b--\r\n", 415),
+        ('multipart/related; type="application/dicom"; boundary=b', b"--b--\r\n", 400),
+        ('multipart/related; type="application/dicom"; boundary=b', b"nothing of it", 400),
+        ('multipart/related; type="application/dicom"; boundary=b', b"--bx\r\n\r\n", 400),
+    ],
+)
+def test_a_body_that_is_no_multipart_is_refused(web, content_type, body, status):
+    reply = web().post("studies", content=body, headers={"Content-Type": content_type})
+    assert reply.status_code == status
+    assert reply.json()["message"]
+
+
+def test_a_body_that_is_cut_keeps_the_parts_before_the_cut(web, stow, samples):
+    data = changed(samples("CT_small.dcm"), SOPInstanceUID=uid())
+    body = (
+        b"--b\r\nContent-Type: application/dicom\r\n\r\n"
+        + data
+        + b"\r\n--b\r\nContent-Type: application/dicom\r\n\r\n"
+        + data[:500]
+    )
+    reply = web().post(
+        "studies", content=body, headers={"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    )
+    assert reply.status_code == 400
+    instance = pydicom.dcmread(io.BytesIO(data))
+    assert len(web().get(f"instances?SOPInstanceUID={instance.SOPInstanceUID}").json()) == 1
+
+
+def test_encodings_tokens_and_scopes(web, server, samples):
+    from starlette.testclient import TestClient
+
+    assert (
+        web()
+        .post("studies", content=b"x", headers={"Content-Type": "application/dicom", "Content-Encoding": "gzip"})
+        .status_code
+        == 415
+    )
+    nobody = TestClient(server.app, base_url=f"{BASE}/dicomweb/").post(
+        "studies", content=b"x", headers={"Content-Type": "application/dicom"}
+    )
+    assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Bearer realm="dicomweb"')
+    readonly = web(scope="system/ImagingStudy.rs").post("studies", content=b"x", headers={"Content-Type": "application/dicom"})
+    assert readonly.status_code == 403
+    assert "insufficient_scope" in readonly.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100_000])
+def test_the_reader_finds_the_same_parts_whatever_the_chunks(size):
+    body = b"preamble\r\n--b\r\nA: 1\r\n\r\none\r\n--bogus\r\n\r\n--b  \r\n\r\n\r\n--b\r\nC: 2\r\n\r\n\r\n--b--\r\nepilogue"
+    reader, parts = Reader("b"), []
+    for start in range(0, len(body), size):
+        for event in reader.feed(body[start : start + size]):
+            if isinstance(event, PartBegins):
+                parts.append((event.headers, b""))
+            elif isinstance(event, PartData):
+                parts[-1] = (parts[-1][0], parts[-1][1] + event.data)
+            else:
+                assert isinstance(event, PartEnds)
+    assert reader.complete
+    assert parts == [({"a": "1"}, b"one\r\n--bogus\r\n"), ({}, b""), ({"c": "2"}, b"")]
+
+
+def test_the_reader_bounds_headers():
+    reader = Reader("b")
+    with pytest.raises(MultipartError):
+        list(reader.feed(b"--b\r\n" + b"x" * 20_000))
