@@ -30,6 +30,7 @@ from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.resources import RESOURCE_TYPES
+from fhirserver.search.date import milliseconds
 from fhirserver.search.query import indexes
 from fhirserver.settings import Settings
 from fhirserver.store import EVERYTHING, Changes, Store, translated
@@ -60,7 +61,7 @@ class Installation:
         self.settings = settings
         self.clock = clock
         self.database = database
-        self.store = Store(database, RESOURCE_TYPES, indexes)
+        self.store = Store(database, RESOURCE_TYPES, indexes, lambda: milliseconds(clock()))
         self.auth = AuthStore(database, settings.organization)
         self.trail = audit.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base)

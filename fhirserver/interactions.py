@@ -210,7 +210,8 @@ def put(
         raise Invalid(wrong[0].diagnostics, issues=wrong)
     owner = current.owner if current is not None else owner or ctx.principal.organization
     keys = base if base is not None else type_.base_keys(owner, resource.data)
-    version = current.version if current is not None else 0
+    pending = ctx.changes.writes.get((type_.name, id_))
+    version = pending.expected if pending is not None else current.version if current is not None else 0
     text, entries = resource.text(id_, version + 1, ctx.now), index(type_, resource.data, ctx.base)
     write = Write(type_.name, id_, version, milliseconds(ctx.now), method, owner, keys, text, resource.data, entries)
     ctx.changes.add(write)

@@ -157,7 +157,7 @@ class Changes:
     def add(self, write: Write) -> None:
         pending = self.writes.get((write.type, write.id))
         if pending is not None:
-            write.expected, write.grants = pending.expected, pending.grants
+            write.expected, write.grants, write.method = pending.expected, pending.grants, pending.method
         self.writes[write.type, write.id] = write
 
     def share(self, type_: str, id_: str, grant: Grant, owner: str | None) -> None:
@@ -168,13 +168,22 @@ class Changes:
         return bool(self.writes or self.shares)
 
 
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class Store:
     """The database behind the FHIR side. Thread-safe; one per process."""
 
     def __init__(
-        self, database: Database[Document], types: dict[str, ResourceType], indexes: Callable[[ResourceType], list[Index]]
+        self,
+        database: Database[Document],
+        types: dict[str, ResourceType],
+        indexes: Callable[[ResourceType], list[Index]],
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         self.types = types
+        self._clock = clock
         self._indexes = indexes
         self.database = database
         self.client: MongoClient[Document] = database.client
@@ -188,11 +197,11 @@ class Store:
         """The current version, deleted or not; None where there is none or it is hidden."""
         with translated():
             document = self.database[type_].find_one({"_id": id_}, _HIDDEN)
-        return _stored(type_, document) if document and visible.shows(document, now_ms()) else None
+        return _stored(type_, document) if document and visible.shows(document, self._clock()) else None
 
     def fetch(self, type_: str, ids: Iterable[str], visible: Visible) -> list[Stored]:
         """The current versions of those that exist and are visible, deleted ones left out."""
-        wanted, now = list(dict.fromkeys(ids)), now_ms()
+        wanted, now = list(dict.fromkeys(ids)), self._clock()
         if not wanted:
             return []
         with translated():
@@ -201,7 +210,7 @@ class Store:
 
     def business_keys(self, type_: str, keys: list[str], visible: Visible) -> set[str]:
         """Those of the unique keys (``owner|kind|value``) whose resource exists and is visible."""
-        now = now_ms()
+        now = self._clock()
         with translated():
             found = list(self.database[type_].find({"u": {"$in": keys}}, {"u": 1, "base": 1, "grants": 1}))
         return {key for row in found if visible.shows(row, now) for key in row["u"]}
@@ -237,7 +246,7 @@ class Store:
 
     def _stages(self, query: Asked, visible: Visible, after: tuple[Any, ...] | None) -> list[Document]:
         first, second = query.stages()
-        second = [*second, *visible.second(now_ms()), {"deleted": False}]
+        second = [*second, *visible.second(self._clock()), {"deleted": False}]
         if after is not None:
             second.append(_beyond(query.sort, after))
         return [{"$match": first | visible.first()}, {"$match": {"$and": second}}]
@@ -267,7 +276,7 @@ class Store:
         created: dict[str, list[Document]] = {}
         for write in changes.writes.values():
             if write.expected == 0:
-                created.setdefault(write.type, []).append(_current(write))
+                created.setdefault(write.type, []).append(_current(write, self._clock()))
             else:
                 self._replace(write, session)
         for type_, documents in created.items():
@@ -283,10 +292,12 @@ class Store:
         kept = collection.find_one(identity, {"grants": 1}, session=session)
         if kept is None:
             raise Conflict("The resource was changed by another request meanwhile.")
-        document = _current(write)
+        document = _current(write, self._clock())
         grants = [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
         content = {name: document[name] for name in _CONTENT if name in document}
-        update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": _acl(write.base, grants)}}
+        update: Document = {
+            "$set": content | {"base": write.base, "grants": grants, "acl": _acl(write.base, grants, self._clock())}
+        }
         if "u" not in document:
             update["$unset"] = {"u": ""}
         if collection.update_one(identity, update, session=session).matched_count == 0:
@@ -302,7 +313,7 @@ class Store:
         grants = [*others, grant.document()]
         if grants != found["grants"]:
             collection.update_one(
-                {"_id": id_}, {"$set": {"grants": grants, "acl": _acl(found["base"], grants)}}, session=session
+                {"_id": id_}, {"$set": {"grants": grants, "acl": _acl(found["base"], grants, self._clock())}}, session=session
             )
 
     # ------------------------------------------------------------ collections
@@ -340,7 +351,7 @@ class Store:
 
     def lease(self, name: str, holder: str, seconds: float) -> bool:
         """Whether ``holder`` has the lease now: it held it, or nobody does any more."""
-        leases, now = self.database["leases"], now_ms()
+        leases, now = self.database["leases"], self._clock()
         until = now + int(seconds * 1000)
         with translated():
             held = leases.update_one({"_id": name, "holder": holder}, {"$set": {"until": until}})
@@ -369,10 +380,6 @@ def _within_limits(name: str, wanted: list[Index]) -> None:
             raise AssertionError(f"{name}: an index may hold one array")
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 @contextmanager
 def translated() -> Iterator[None]:
     """pymongo's errors -> ours, in one place."""
@@ -395,12 +402,11 @@ def translated() -> Iterator[None]:
         raise
 
 
-def _acl(base: Iterable[str], grants: Iterable[Document]) -> list[str]:
-    now = now_ms()
+def _acl(base: Iterable[str], grants: Iterable[Document], now: int) -> list[str]:
     return sorted({*base, *(grant["key"] for grant in grants if grant["until"] > now)})
 
 
-def _current(write: Write) -> Document:
+def _current(write: Write, now: int) -> Document:
     index: Document = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
     document: Document = {
         "_id": write.id,
@@ -410,7 +416,7 @@ def _current(write: Write) -> Document:
         "owner": write.owner,
         "base": write.base,
         "grants": write.grants,
-        "acl": _acl(write.base, write.grants),
+        "acl": _acl(write.base, write.grants, now),
         "json": write.json,
         **{name: index[name] for name in ("t", "d", "o", "c", "schema")},
     }

@@ -19,7 +19,7 @@ from fhirserver.primitives import is_date
 from fhirserver.search.query import Query, parse
 from fhirserver.store import EVERYTHING, Grant, Stored
 from fhirserver.validation import Document, built, loads
-from fhirserver.workflow import coding, states
+from fhirserver.workflow import coding, deadlines, states
 from fhirserver.workflow.matching import Candidate, Match, match
 from imaging.study import Series, Study
 
@@ -242,8 +242,15 @@ def _follow_order(ctx: Context, order: str, study_id: str, status: str) -> None:
     for task in ctx.store.search(query, EVERYTHING, 10):
         document = loads(task.json)
         if coding.business_status(document) == states.AWAITING_IMAGES:
+            document.setdefault("restriction", {"period": {"end": _due(ctx, document)}})
             document["businessStatus"] = coding.concept(coding.BUSINESS_STATUS, states.READY_FOR_ASSIGNMENT)
             put(ctx, ctx.store.types["Task"], built(document), task.id, task, "PUT")
+
+
+def _due(ctx: Context, task: Document) -> str:
+    """The clock starts when the images are complete."""
+    due = deadlines.due(task.get("priority", "routine"), ctx.now)
+    return due.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _reconcile(ctx: Context, study: Study, study_id: str, patient: str, found: Match) -> None:

@@ -13,7 +13,7 @@ from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Invalid, Issue
 from fhirserver.messages import Reply, Request
 from fhirserver.primitives import CHECKS
-from fhirserver.store import Write
+from fhirserver.store import Stored, Write
 from fhirserver.validation import dumps, loads, problems
 
 # What an operation gives back for each out parameter: a resource just written, or a value
@@ -98,7 +98,7 @@ def answer(operation: Operation, result: Result | Reply) -> Reply:
     """A single ``return`` that is a resource is the body itself: "the Parameters resource … is not used"."""
     if isinstance(result, Reply):
         return result
-    writes = [value for value in result.values() if isinstance(value, Write)]
+    writes = [value for value in result.values() if isinstance(value, (Write, Stored))]
     touched = tuple(write.reference for write in writes)
     if set(result) == {"return"} and isinstance(result["return"], Write):
         return Reply(200, result["return"].json, {"ETag": f'W/"{result["return"].version}"'}, touched)
@@ -109,7 +109,7 @@ def answer(operation: Operation, result: Result | Reply) -> Reply:
 def _rows(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [row for one in value for row in _rows(name, one)]
-    if isinstance(value, Write):
+    if isinstance(value, (Write, Stored)):
         return [f'{{"name":"{name}","resource":{value.json}}}']
     if isinstance(value, bool):
         return [f'{{"name":"{name}","valueBoolean":{dumps(value)}}}']

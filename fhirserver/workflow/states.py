@@ -14,7 +14,9 @@ PRIORITY_RANKS: Mapping[str, int] = {"stat": 0, "asap": 1, "urgent": 2, "routine
 
 # https://hl7.org/fhir/R4/valueset-request-status.html
 SERVICE_REQUEST: Mapping[str | None, frozenset[str]] = {
-    None: frozenset({"draft", "active", "on-hold", "unknown"}),
+    None: frozenset(
+        {"draft", "active", "on-hold", "unknown", "completed", "revoked"}
+    ),  # the last two: imported, done elsewhere
     "draft": frozenset({"active", "on-hold", "revoked", "entered-in-error"}),
     "active": frozenset({"on-hold", "revoked", "completed", "entered-in-error"}),
     "on-hold": frozenset({"active", "revoked", "entered-in-error"}),
@@ -27,10 +29,25 @@ SERVICE_REQUEST: Mapping[str | None, frozenset[str]] = {
 
 # Release after start is ``failed``, before start ``cancelled``; there is no way back, the next owner gets a new attempt.
 TASK: Mapping[str | None, frozenset[str]] = {
-    None: frozenset({"draft", "requested", "accepted"}),
+    None: frozenset(
+        {
+            "draft",
+            "requested",
+            "received",
+            "accepted",
+            "ready",
+            "in-progress",
+            "on-hold",
+            "completed",
+            "failed",
+            "cancelled",
+            "rejected",
+        }
+    ),
     "draft": frozenset({"requested", "cancelled", "entered-in-error"}),
-    "requested": frozenset({"received", "accepted", "rejected", "cancelled", "entered-in-error"}),
-    "received": frozenset({"accepted", "rejected", "cancelled", "entered-in-error"}),
+    # to in-progress: accepted and started in one act
+    "requested": frozenset({"received", "accepted", "in-progress", "rejected", "cancelled", "entered-in-error"}),
+    "received": frozenset({"accepted", "in-progress", "rejected", "cancelled", "entered-in-error"}),
     "accepted": frozenset({"in-progress", "cancelled", "rejected", "entered-in-error"}),
     "ready": frozenset({"in-progress", "cancelled", "entered-in-error"}),
     "in-progress": frozenset({"on-hold", "completed", "failed", "entered-in-error"}),

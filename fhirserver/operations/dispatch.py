@@ -1,0 +1,217 @@
+"""ServiceRequest/[id]/$dispatch: release an order for reading and say where. A POSTed coordination Task is the same act."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fhirserver import access
+from fhirserver.definitions import Operation, Parameter, ResourceType
+from fhirserver.errors import BusinessRule, Conflict, Duplicate, Forbidden, Invalid
+from fhirserver.interactions import check_if_match, create, put, written
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.operations import work
+from fhirserver.operations.sharing import share
+from fhirserver.operations.work import Item
+from fhirserver.store import Grant, Write
+from fhirserver.validation import Document, Resource, built
+from fhirserver.validation import parse as parse_resource
+from fhirserver.workflow import coding, deadlines, states
+from fhirserver.workflow.eligibility import within
+
+DESTINATIONS = ("on-site", "central", "organization", "practitioner")
+_MADE_BY_OPERATIONS = frozenset({"coordinate", "read", "second-read", "arbitration", "reconcile"})
+
+
+def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
+    order = work.visible_item(ctx, "ServiceRequest", inputs["id"])
+    check_if_match(request, order.stored)
+    destination, target = inputs["destination"], inputs.get("target")
+    if destination not in DESTINATIONS:
+        raise Invalid(f"destination is one of {', '.join(DESTINATIONS)}.", "Parameters.parameter")
+    task: Document = {"input": [work.entry("report-template", "valueCanonical", t) for t in inputs["reportTemplate"]]}
+    task["input"].append(work.entry("read-type", "valueCode", inputs.get("readType", "final")))
+    if "reportLanguage" in inputs:
+        task["input"].append(work.entry("report-language", "valueCode", inputs["reportLanguage"]))
+    if "due" in inputs:
+        task["restriction"] = {"period": {"end": inputs["due"]}}
+    fulfiller, offered = _fulfiller(ctx, order, destination, target)
+    return {"return": dispatch(ctx, order, fulfiller, task, offered=offered, expect_images=inputs.get("expectImages", False))}
+
+
+def _fulfiller(ctx: Context, order: Item, destination: str, target: Document | None) -> tuple[str, str | None]:
+    """(organisation, reader that it is offered to)"""
+    if destination in ("on-site", "central"):
+        return (order.stored.owner if destination == "on-site" else ctx.home), None
+    named = work.item(ctx, (target or {}).get("reference", ""))
+    if named is None or named.stored.type != ("Organization" if destination == "organization" else "PractitionerRole"):
+        raise BusinessRule(f"For this destination, target is the {destination} that reads.", "Parameters.parameter")
+    return (named.stored.id, None) if destination == "organization" else (named.stored.owner, named.reference)
+
+
+def dispatch(
+    ctx: Context,
+    order: Item,
+    fulfiller: str,
+    task: Document,
+    *,
+    offered: str | None = None,
+    expect_images: bool = True,
+) -> Write:
+    """The act itself. ``task`` are the elements that the caller gives the coordination Task."""
+    work.require_role(ctx, "clerk", "referrer")
+    if order.stored.owner != ctx.principal.organization:
+        raise Forbidden("An order is dispatched by the organisation that it belongs to.")
+    if order.status not in states.OPEN_ORDER:
+        raise Conflict(f"An order that is {order.status} is not dispatched.")
+    if work.coordination(ctx, order.reference) is not None:
+        raise Duplicate("This order is dispatched already.")
+    _agreed(ctx, order.stored.owner, fulfiller)
+    _complete(order.data)
+    there = work.studies(ctx, order.reference)
+    if not there and not expect_images:
+        raise BusinessRule("No images are linked to the order; if they are still to come, say expectImages.", "ServiceRequest")
+    first = _coordination(ctx, order, fulfiller, task, ready=any(study.status == "available" for study in there))
+    t0 = put(ctx, ctx.store.types["Task"], built(first), ctx.new_id(), None, "POST", order.stored.owner)
+    t0.grants.append(Grant(order.reference, f"org/{fulfiller}").document())
+    active = _activated(order.data, order.stored.owner)
+    if active != order.data:
+        work.save(ctx, order, active)
+    if fulfiller != order.stored.owner:
+        share(ctx, order, f"org/{fulfiller}")
+    if offered:
+        attempt(ctx, Item(access.found(ctx, ctx.store.types["Task"], t0.id), first), offered, "requested")
+    return t0
+
+
+def _agreed(ctx: Context, facility: str, fulfiller: str) -> None:
+    """The installation's own centre reads for all; another organisation for those that it has an affiliation with."""
+    if fulfiller in (facility, ctx.home):
+        return
+    pair = {f"Organization/{facility}", f"Organization/{fulfiller}"}
+    for row in work.items(ctx, "OrganizationAffiliation", ("primary-organization", ",".join(sorted(pair)))):
+        parties = {row.data.get(name, {}).get("reference") for name in ("organization", "participatingOrganization")}
+        if (
+            parties == pair
+            and row.data.get("active", True)
+            and within(row.data.get("period"), ctx.now)
+            and row.stored.owner in (facility, fulfiller)
+        ):
+            return
+    raise BusinessRule("There is no agreement (OrganizationAffiliation) with this organisation.", "Parameters.parameter")
+
+
+def _complete(order: Document) -> None:
+    """A reader needs a question: in words, by reference, or on the scanned referral."""
+    documents = [r for r in order.get("supportingInfo", ()) if r.get("reference", "").startswith("DocumentReference/")]
+    reasons = [e for e in order.get("extension", ()) if e["url"].endswith("ServiceRequest.reason")]
+    if not (order.get("reasonCode") or order.get("reasonReference") or order.get("note") or documents or reasons):
+        raise BusinessRule(
+            "The order has no clinical question: give a reason, a note or the referral.", "ServiceRequest.reasonCode"
+        )
+
+
+def _activated(order: Document, facility: str) -> Document:
+    """Active, and with an accession number: the facility's, or one minted for it."""
+    numbered = any(coding.codes(i.get("type")) & {"ACSN"} for i in order.get("identifier", ()))
+    if numbered or order.get("identifier"):
+        return order | {"status": "active"}
+    minted = {
+        "type": {"coding": [coding.ACCESSION]},
+        "system": coding.facility_system(facility, "accession"),
+        "value": order["id"].replace("-", "")[:16].upper(),
+    }
+    return order | {"status": "active", "identifier": [minted]}
+
+
+def _coordination(ctx: Context, order: Item, fulfiller: str, task: Document, *, ready: bool) -> Document:
+    priority = order.data.get("priority", "routine")
+    asked = task.get("restriction", {}).get("period", {}).get("end")
+    due = asked or (work.timestamp(deadlines.due(priority, ctx.now)) if ready else None)
+    return {
+        "resourceType": "Task",
+        **{name: task[name] for name in ("identifier", "note", "description", "input", "encounter") if task.get(name)},
+        "groupIdentifier": {"system": "urn:fhirserver:order", "value": order.stored.id},
+        "status": "requested",
+        "businessStatus": work.business(states.READY_FOR_ASSIGNMENT if ready else states.AWAITING_IMAGES),
+        "intent": "order",
+        "priority": priority,
+        "code": {
+            "coding": [{"system": coding.TASK_CODE, "code": "fulfill"}, {"system": coding.TASK_TYPE, "code": "coordinate"}]
+        },
+        "focus": {"reference": order.reference},
+        "basedOn": [{"reference": order.reference}],
+        "for": {"reference": order.data["subject"]["reference"]},
+        "authoredOn": work.timestamp(ctx.now),
+        "lastModified": work.timestamp(ctx.now),
+        "requester": {"reference": f"Organization/{order.stored.owner}"},
+        "owner": {"reference": f"Organization/{fulfiller}"},
+        **({"restriction": {"period": {"end": due}}} if due else {}),
+    }
+
+
+def attempt(ctx: Context, t0: Item, owner: str, status: str) -> Write:
+    """A new attempt at reading, one owner's; it belongs to the fulfiller."""
+    fulfiller = work.organization(t0.data["owner"])
+    assert fulfiller is not None
+    document: Document = {
+        **{
+            name: t0.data[name]
+            for name in ("resourceType", "groupIdentifier", "intent", "focus", "basedOn", "for")
+            if name in t0.data
+        },
+        **{name: t0.data[name] for name in ("priority", "restriction", "input") if name in t0.data},
+        "partOf": [{"reference": t0.reference}],
+        "status": status,
+        "code": {"coding": [{"system": coding.TASK_CODE, "code": "fulfill"}, {"system": coding.TASK_TYPE, "code": "read"}]},
+        "authoredOn": work.timestamp(ctx.now),
+        "lastModified": work.timestamp(ctx.now),
+        "requester": {"reference": f"Organization/{fulfiller}"},
+        "owner": {"reference": owner},
+    }
+    return work.make(ctx, document, fulfiller)
+
+
+# ---------------------------------------------------------------- said in FHIR
+
+
+def task_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """POST Task: code ``fulfill``, focus an order, owner who is to read = $dispatch; other Tasks are plain ones."""
+    resource: Resource = parse_resource(request.body, "Task")
+    task = resource.data
+    focus = task.get("focus", {}).get("reference", "")
+    if (
+        "fulfill" in coding.codes(task.get("code"), coding.TASK_CODE)
+        and focus.startswith("ServiceRequest/")
+        and not task.get("partOf")
+    ):
+        access.resolvable(ctx, [("Task", task)])
+        fulfiller = work.organization(task.get("owner"))
+        if fulfiller is None:
+            raise BusinessRule("Task.owner is the Organization that is to read.", "Task.owner")
+        order = work.visible_item(ctx, "ServiceRequest", focus.removeprefix("ServiceRequest/"))
+        return written(ctx, request, dispatch(ctx, order, fulfiller, task), 201)
+    if coding.codes(task.get("code"), coding.TASK_TYPE) & _MADE_BY_OPERATIONS:
+        raise BusinessRule("Tasks of this kind are made by the server.", "Task.code")
+    return create(ctx, request, type_)
+
+
+DISPATCH = Operation(
+    code="dispatch",
+    type="ServiceRequest",
+    level="instance",
+    title="Release an order for reading and say where",
+    affects_state=True,
+    inputs=(
+        Parameter("destination", "code", 1, documentation="on-site | central | organization | practitioner"),
+        Parameter("target", "Reference", documentation="Organization or PractitionerRole, where destination is one"),
+        Parameter("readType", "code", documentation="preliminary | final"),
+        Parameter("reportTemplate", "canonical", max="*", documentation="Questionnaire that the report must satisfy"),
+        Parameter("reportLanguage", "code", documentation="BCP-47"),
+        Parameter("due", "dateTime", documentation="requested deadline; else by urgency"),
+        Parameter("expectImages", "boolean", documentation="images are still to come"),
+    ),
+    outputs=(Parameter("return", "Task", 1, documentation="the coordination Task"),),
+    handler=operate,
+    description="By the ordering facility. 403 not its order; 409 dispatched already; 422 no clinical question, images or agreement.",
+)

@@ -1,0 +1,215 @@
+"""The same acts said in FHIR: a PUT of Task.status or of an order runs the same tables and the same checks.
+
+What a plain write may not do is told with the operation that does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fhirserver import access
+from fhirserver.definitions import ResourceType
+from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
+from fhirserver.interactions import check_if_match, create, update, written
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.operations import work
+from fhirserver.operations.assign import end
+from fhirserver.operations.claim import claim
+from fhirserver.operations.dispatch import attempt
+from fhirserver.operations.prioritize import follow
+from fhirserver.operations.sharing import withdraw
+from fhirserver.operations.work import Item
+from fhirserver.store import Write
+from fhirserver.validation import Document
+from fhirserver.validation import parse as parse_resource
+from fhirserver.workflow import coding, states
+
+_MAY_CHANGE = frozenset({"status", "statusReason", "businessStatus", "note", "meta", "lastModified", "executionPeriod", "text"})
+
+
+# ---------------------------------------------------------------- Task
+
+
+def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """PUT Task: of the network's Tasks the status changes, by who may and as the table says; other Tasks are plain ones."""
+    stored = ctx.store.get("Task", id_, access.visible(ctx.principal, "Task"))
+    current = work.visible_item(ctx, "Task", id_) if stored is not None and not stored.deleted else None
+    if current is None or not (work.is_coordination(current.data) or work.is_attempt(current.data)):
+        return update(ctx, request, type_, id_)
+    check_if_match(request, current.stored)
+    new = parse_resource(request.body, "Task").data
+    changed = sorted(name for name in {*new, *current.data} - _MAY_CHANGE if new.get(name) != current.data.get(name))
+    if changed:
+        raise BusinessRule(
+            "Of this Task the status alone is changed by a plain write; use the operations.", f"Task.{changed[0]}"
+        )
+    wrong = states.transition("Task", current.status, new["status"])
+    if wrong:
+        raise Invalid(wrong[0].diagnostics, issues=wrong)
+    acts = _ON_COORDINATION if work.is_coordination(current.data) else _ON_ATTEMPT
+    act = acts.get(new["status"])
+    if new["status"] == current.status or act is None:
+        raise BusinessRule("This status is reached through the operations alone.", "Task.status")
+    return written(ctx, request, act(ctx, current, new), 200)
+
+
+Act = Callable[[Context, Item, Document], Write]
+
+
+def _told(ctx: Context, task: Item, new: Document, business: str | None = None) -> Document:
+    """The Task with the status, reason and notes that were sent."""
+    sent = {name: new[name] for name in ("status", "statusReason", "note") if name in new}
+    return (
+        task.data
+        | sent
+        | {"lastModified": work.timestamp(ctx.now)}
+        | ({"businessStatus": work.business(business)} if business else {})
+    )
+
+
+def _fulfiller(ctx: Context, t0: Item) -> None:
+    work.require_role(ctx, "dispatcher")
+    if work.organization(t0.data["owner"]) != ctx.principal.organization:
+        raise Forbidden("This is answered by the organisation that was asked.")
+
+
+def _receive(ctx: Context, t0: Item, new: Document) -> Write:
+    _fulfiller(ctx, t0)
+    return work.save(ctx, t0, _told(ctx, t0, new))
+
+
+def _accept(ctx: Context, t0: Item, new: Document) -> Write:
+    """The centre takes it: a pool attempt is there to be claimed."""
+    _fulfiller(ctx, t0)
+    saved = work.save(ctx, t0, _told(ctx, t0, new))
+    attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    return saved
+
+
+def _decline(ctx: Context, t0: Item, new: Document) -> Write:
+    """The centre declines with a reason, and what was shared for this order is withdrawn."""
+    _fulfiller(ctx, t0)
+    if not new.get("statusReason"):
+        raise BusinessRule("Declining needs a reason.", "Task.statusReason")
+    for old in work.open_attempts(ctx, t0):
+        end(ctx, old, "declined")
+    order = work.item(ctx, t0.data["focus"]["reference"])
+    if order is not None:
+        withdraw(ctx, order, f"org/{ctx.principal.organization}")
+    return work.save(ctx, t0, _told(ctx, t0, new))
+
+
+def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
+    """The placer takes it back before anyone reads."""
+    if t0.stored.owner != ctx.principal.organization:
+        raise Forbidden("A reading is cancelled by the organisation that asked for it.")
+    work.require_role(ctx, "clerk", "referrer")
+    return stop(ctx, t0, "cancelled-by-placer")
+
+
+def stop(ctx: Context, t0: Item, reason: str) -> Write:
+    """No further work: before the start cancelled, after it failed; the open attempts end with it."""
+    for old in work.open_attempts(ctx, t0):
+        end(ctx, old, reason)
+    closed = {
+        "status": states.released(t0.status),
+        "businessStatus": work.business(states.CANCELLED),
+        "lastModified": work.timestamp(ctx.now),
+    }
+    return work.save(ctx, t0, t0.data | closed | {"statusReason": coding.concept(coding.STATUS_REASON, reason)})
+
+
+def _take(ctx: Context, task: Item, new: Document) -> Write:
+    return claim(ctx, task, start=False)
+
+
+def _start(ctx: Context, task: Item, new: Document) -> Write:
+    return claim(ctx, task, start=True)
+
+
+def _hold(ctx: Context, task: Item, new: Document) -> Write:
+    _reader(ctx, task)
+    return work.save(ctx, task, _told(ctx, task, new))
+
+
+def _give_back(ctx: Context, task: Item, new: Document) -> Write:
+    """Declined, or released by its reader or a dispatcher: the next owner gets a new attempt from the pool."""
+    if not ctx.principal.acts_as("dispatcher") or ctx.principal.organization != task.stored.owner:
+        _reader(ctx, task)
+    if not new.get("statusReason"):
+        raise BusinessRule("Giving a reading back needs a reason.", "Task.statusReason")
+    t0 = work.coordination_of(ctx, task.data)
+    saved = end(ctx, task, "released", _told(ctx, task, new))
+    work.save(
+        ctx,
+        t0,
+        t0.data | {"businessStatus": work.business(states.READY_FOR_ASSIGNMENT), "lastModified": work.timestamp(ctx.now)},
+    )
+    attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    return saved
+
+
+def _reader(ctx: Context, task: Item) -> None:
+    if work.practitioner_of(ctx, task.data.get("owner")) != work.require_reader(ctx):
+        raise Forbidden("This is done by the reader who has the reading.")
+
+
+_ON_COORDINATION: dict[str, Act] = {"received": _receive, "accepted": _accept, "rejected": _decline, "cancelled": _cancel}
+_ON_ATTEMPT: dict[str, Act] = {
+    "accepted": _take,
+    "in-progress": _start,
+    "on-hold": _hold,
+    "rejected": _give_back,
+    "cancelled": _give_back,
+    "failed": _give_back,
+}
+
+
+# ---------------------------------------------------------------- ServiceRequest
+
+
+def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """PUT ServiceRequest by its facility: the work follows a change of urgency, and ends when the order is taken back."""
+    stored = ctx.store.get("ServiceRequest", id_, access.visible(ctx.principal, "ServiceRequest"))
+    before = work.visible_item(ctx, "ServiceRequest", id_) if stored is not None and not stored.deleted else None
+    reply = update(ctx, request, type_, id_)
+    saved = ctx.changes.writes.get(("ServiceRequest", id_))
+    t0 = work.coordination(ctx, f"ServiceRequest/{id_}")
+    if before is None or saved is None or saved.data is None or t0 is None:
+        return reply
+    if saved.data["subject"] != before.data["subject"]:
+        raise BusinessRule(
+            "The patient of a dispatched order does not change; take it back and order anew.", "ServiceRequest.subject"
+        )
+    if saved.data["status"] in ("revoked", "entered-in-error"):
+        stop(ctx, t0, "cancelled-by-placer")
+    elif saved.data["status"] == "completed":
+        raise Conflict("An order is completed when its reading is; the reading is still open.")
+    elif saved.data.get("priority", "routine") != before.data.get("priority", "routine"):
+        follow(ctx, before, t0, saved.data.get("priority", "routine"))
+    return reply
+
+
+# ---------------------------------------------------------------- DiagnosticReport
+
+
+def report_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """Imported reports are created as they are; those of the network are made by $start-report."""
+    _imported(parse_resource(request.body, "DiagnosticReport").data)
+    return create(ctx, request, type_)
+
+
+def report_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    stored = ctx.store.get("DiagnosticReport", id_, access.visible(ctx.principal, "DiagnosticReport"))
+    if stored is not None and not stored.deleted:
+        _imported(work.visible_item(ctx, "DiagnosticReport", id_).data)
+    _imported(parse_resource(request.body, "DiagnosticReport").data)
+    return update(ctx, request, type_, id_)
+
+
+def _imported(report: Document) -> None:
+    if any(identifier.get("system") == work.REPORTS for identifier in report.get("identifier", ())):
+        raise Conflict("Reports made in the network change only through the operations.")
+
+
+__all__ = ["order_update", "report_create", "report_update", "stop", "task_update"]

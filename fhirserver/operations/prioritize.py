@@ -1,0 +1,122 @@
+"""ServiceRequest/[id]/$prioritize: change urgency. The facility sets its order's; the centre may only raise its own work's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from fhirserver import audit
+from fhirserver.definitions import Operation, Parameter
+from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
+from fhirserver.interactions import check_if_match
+from fhirserver.messages import Context, Request
+from fhirserver.operations import work
+from fhirserver.operations.work import Item
+from fhirserver.search.date import milliseconds, span
+from fhirserver.store import Write
+from fhirserver.validation import Document
+from fhirserver.workflow import deadlines, states
+
+_RANKS = states.PRIORITY_RANKS
+
+
+def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    order = work.visible_item(ctx, "ServiceRequest", inputs["id"])
+    check_if_match(request, order.stored)
+    priority = inputs["priority"]
+    if priority not in _RANKS:
+        raise Invalid(f"priority is one of {', '.join(_RANKS)}.", "Parameters.parameter")
+    if order.status not in states.OPEN_ORDER:
+        raise Conflict(f"The urgency of an order that is {order.status} does not change.")
+    placer = order.stored.owner == ctx.principal.organization
+    scope = inputs.get("scope", "order" if placer else "task")
+    if scope not in ("order", "task"):
+        raise Invalid("scope is order or task.", "Parameters.parameter")
+    t0 = work.coordination(ctx, order.reference)
+    told = f"priority from {order.data.get('priority', 'routine')} to {priority} ({scope})"
+    if scope == "order":
+        saved, tasks = _ordered(ctx, order, t0, priority, inputs.get("due"), placer=placer)
+    else:
+        saved, tasks = None, _raised(ctx, order, t0, priority, inputs.get("due"))
+    targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]
+    if targets:
+        audit.add(
+            ctx,
+            audit.provenance(
+                ctx, targets, "prioritize", {"reason": [inputs["reason"] | {"text": inputs["reason"].get("text", told)}]}
+            ),
+        )
+    return {"order": saved or order.stored, "task": tasks}
+
+
+def _ordered(
+    ctx: Context, order: Item, t0: Item | None, priority: str, due: str | None, *, placer: bool
+) -> tuple[Write | None, list[Write]]:
+    if not placer:
+        raise Forbidden("The order's urgency is the facility's; from here, scope is task.")
+    work.require_role(ctx, "clerk", "referrer")
+    saved = work.save(ctx, order, order.data | {"priority": priority}) if order.data.get("priority") != priority else None
+    return saved, follow(ctx, order, t0, priority, due)
+
+
+def follow(ctx: Context, order: Item, t0: Item | None, priority: str, due: str | None = None) -> list[Write]:
+    """The work follows the order's new urgency, unless the centre had raised it above that."""
+    if t0 is None:
+        return []
+    before, own = order.data.get("priority", "routine"), t0.data.get("priority", "routine")
+    raised = _RANKS[own] < _RANKS[before]
+    return _set(ctx, t0, min(own, priority, key=lambda p: _RANKS[p]) if raised else priority, due)
+
+
+def _raised(ctx: Context, order: Item, t0: Item | None, priority: str, due: str | None) -> list[Write]:
+    if t0 is None:
+        raise Conflict("The order has no open reading.")
+    if work.organization(t0.data["owner"]) != ctx.principal.organization:
+        raise Forbidden("The urgency of the reading is that of the organisation that was asked for it.")
+    work.require_role(ctx, "dispatcher")
+    if _RANKS[priority] > min(_RANKS[one.data.get("priority", "routine")] for one in (order, t0)):
+        raise BusinessRule("The centre may raise the urgency, not lower it.", "Parameters.parameter")
+    return _set(ctx, t0, priority, due)
+
+
+def _set(ctx: Context, t0: Item, priority: str, due: str | None) -> list[Write]:
+    """On the coordination Task and its open attempts, with the deadline that follows."""
+    changed: Document = {"priority": priority, "lastModified": work.timestamp(ctx.now)}
+    end = due or _due(ctx, t0.data, priority)
+    if end:
+        changed["restriction"] = t0.data.get("restriction", {}) | {"period": {"end": end}}
+    return [
+        work.save(ctx, task, task.data | changed)
+        for task in (t0, *work.open_attempts(ctx, t0))
+        if task.data.get("priority") != priority or due
+    ]
+
+
+def _due(ctx: Context, task: Document, priority: str) -> str | None:
+    """None while images are awaited. More urgent: the new time from now, and never later than before; less: from the start."""
+    before = task.get("restriction", {}).get("period", {}).get("end")
+    if before is None:
+        return None
+    if _RANKS[priority] < _RANKS[task.get("priority", "routine")]:
+        sooner = deadlines.due(priority, ctx.now)
+        return work.timestamp(sooner) if milliseconds(sooner) < span(before)[0] else str(before)
+    return work.timestamp(deadlines.due(priority, datetime.fromisoformat(task["authoredOn"])))
+
+
+PRIORITIZE = Operation(
+    code="prioritize",
+    type="ServiceRequest",
+    level="instance",
+    title="Change urgency",
+    affects_state=True,
+    inputs=(
+        Parameter("priority", "code", 1, documentation="routine | urgent | asap | stat"),
+        Parameter("reason", "CodeableConcept", 1),
+        Parameter("due", "dateTime"),
+        Parameter("scope", "code", documentation="order | task"),
+    ),
+    outputs=(Parameter("order", "ServiceRequest", 1), Parameter("task", "Task", max="*")),
+    handler=operate,
+    description="By the facility; by the centre upwards only. 403; 409 the order is closed; 422 below the ordered urgency.",
+)

@@ -1,0 +1,232 @@
+"""An order, its coordination Task and its attempts: read together, written together.
+
+The order belongs to the facility, the coordination Task (T0) to the facility and shared with who fulfils it, each attempt
+to the fulfiller. Everything is planned into ``ctx.changes``; the caller's dispatch commits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fhirserver import access
+from fhirserver.errors import BusinessRule, Forbidden, NotFound
+from fhirserver.interactions import put
+from fhirserver.messages import Context
+from fhirserver.search.query import parse
+from fhirserver.search.reference import local
+from fhirserver.store import EVERYTHING, Stored, Write
+from fhirserver.validation import Document, built, loads
+from fhirserver.workflow import coding, states
+from fhirserver.workflow.eligibility import Reader, Reading, Verdict, judge
+
+REPORTS = "urn:fhirserver:report"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A stored resource and its content."""
+
+    stored: Stored
+    data: Document
+
+    @property
+    def reference(self) -> str:
+        return self.stored.reference
+
+    @property
+    def status(self) -> str:
+        return str(self.data["status"])
+
+
+def visible_item(ctx: Context, type_: str, id_: str) -> Item:
+    """As the caller sees it. Errors: 404."""
+    stored = access.found(ctx, ctx.store.types[type_], id_)
+    if stored.deleted:
+        raise NotFound(f"No {type_} has this id.")
+    return Item(stored, loads(stored.json))
+
+
+def item(ctx: Context, reference: str) -> Item | None:
+    """For the server itself, whatever the caller may see; what this request changed included."""
+    target = local(reference, ctx.base)
+    if target is None or target[0] not in ctx.store.types:
+        return None
+    pending = ctx.changes.writes.get(target)
+    if pending is not None and pending.data is not None:
+        return Item(access.found(ctx, ctx.store.types[target[0]], target[1]), pending.data)
+    stored = ctx.store.get(*target, EVERYTHING)
+    return Item(stored, loads(stored.json)) if stored is not None and not stored.deleted else None
+
+
+def items(ctx: Context, type_: str, *pairs: tuple[str, str]) -> list[Item]:
+    """For the server itself: those that match as this request leaves them."""
+    found = ctx.store.search(parse(ctx.store.types[type_], pairs, False, lambda *_: []), EVERYTHING, 1000)
+    return [changed for row in found if (changed := item(ctx, row.reference))]
+
+
+def save(ctx: Context, subject: Item, data: Document) -> Write:
+    """The next version of a resource."""
+    return put(ctx, ctx.store.types[subject.stored.type], built(data), subject.stored.id, subject.stored, "PUT")
+
+
+def make(ctx: Context, data: Document, owner: str, base: list[str] | None = None) -> Write:
+    """A new resource owned by an organisation."""
+    return put(ctx, ctx.store.types[data["resourceType"]], built(data), ctx.new_id(), None, "POST", owner, base)
+
+
+def timestamp(when: datetime) -> str:
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+# ---------------------------------------------------------------- the order and its Tasks
+
+
+def coordination(ctx: Context, order: str) -> Item | None:
+    """The order's open coordination Task."""
+    found = [t for t in items(ctx, "Task", ("focus", order), ("code", "coordinate")) if t.status in states.OPEN_TASK]
+    pending = [
+        Item(access.found(ctx, ctx.store.types["Task"], w.id), w.data)
+        for w in ctx.changes.writes.values()
+        if w.type == "Task"
+        and w.data
+        and is_coordination(w.data)
+        and w.data["focus"]["reference"] == order
+        and w.data["status"] in states.OPEN_TASK
+    ]
+    return next(iter(pending or found), None)
+
+
+def coordination_of(ctx: Context, attempt: Document) -> Item:
+    """T0 of an attempt. Errors: 422 where the Task is no attempt."""
+    parent = item(ctx, attempt["partOf"][0]["reference"]) if attempt.get("partOf") else None
+    if parent is None or not is_attempt(attempt):
+        raise BusinessRule("This Task is not a reading; give the attempt, not the coordination Task.", "Task.partOf")
+    return parent
+
+
+def attempts(ctx: Context, t0: Item) -> list[Item]:
+    return [t for t in items(ctx, "Task", ("part-of", t0.reference)) if is_attempt(t.data)]
+
+
+def open_attempts(ctx: Context, t0: Item) -> list[Item]:
+    return [attempt for attempt in attempts(ctx, t0) if attempt.status in states.OPEN_TASK]
+
+
+def is_coordination(task: Document) -> bool:
+    return "coordinate" in coding.codes(task.get("code"), coding.TASK_TYPE)
+
+
+def is_attempt(task: Document) -> bool:
+    return "read" in coding.codes(task.get("code"), coding.TASK_TYPE)
+
+
+def inputs(task: Document, kind: str) -> list[Any]:
+    """The values of Task.input of one kind."""
+    return [
+        next(v for k, v in row.items() if k.startswith("value"))
+        for row in task.get("input", ())
+        if kind in coding.codes(row["type"])
+    ]
+
+
+def entry(kind: str, name: str, value: Any) -> Document:
+    """A Task.input or .output."""
+    return {"type": coding.concept(coding.TASK_TYPE, kind), name: value}
+
+
+def organization(reference: Document | None) -> str | None:
+    """The id of the Organization that is referred to."""
+    text = (reference or {}).get("reference", "")
+    return text.removeprefix("Organization/") if text.startswith("Organization/") else None
+
+
+def business(status: str) -> Document:
+    return coding.concept(coding.BUSINESS_STATUS, status)
+
+
+def studies(ctx: Context, order: str) -> list[Item]:
+    """The studies that answer the order, and those that it names."""
+    found = {s.reference: s for s in items(ctx, "ImagingStudy", ("basedon", order))}
+    asked = item(ctx, order)
+    for reference in (asked.data if asked else {}).get("supportingInfo", ()):
+        text = reference.get("reference", "")
+        if text.startswith("ImagingStudy/") and (named := item(ctx, text)):
+            found.setdefault(text, named)
+    return [study for study in found.values() if study.status not in ("cancelled", "entered-in-error")]
+
+
+# ---------------------------------------------------------------- people
+
+
+def require_role(ctx: Context, *roles: str) -> None:
+    """Errors: 403 for a user in none of these roles; a system client acts for its organisation."""
+    if not any(ctx.principal.acts_as(role) for role in roles):
+        raise Forbidden(f"This is done in the role of {' or '.join(roles)}.")
+
+
+def require_reader(ctx: Context) -> str:
+    """The caller's Practitioner reference. Errors: 403 for who is no person that reads."""
+    if ctx.principal.practitioner is None or not ctx.principal.acts_as("reader"):
+        raise Forbidden("Readings are done by readers: a token for a user with the role reader and a Practitioner.")
+    return f"Practitioner/{ctx.principal.practitioner}"
+
+
+def practitioner_of(ctx: Context, owner: Document | None) -> str | None:
+    """The Practitioner behind a Task's owner."""
+    text = str((owner or {}).get("reference", ""))
+    if text.startswith("Practitioner/"):
+        return text
+    role = item(ctx, text) if text.startswith("PractitionerRole/") else None
+    found = role.data.get("practitioner", {}).get("reference") if role else None
+    return str(found) if found else None
+
+
+def reading(ctx: Context, t0: Item) -> Reading:
+    """What the eligibility rules ask about."""
+    order = item(ctx, t0.data["focus"]["reference"])
+    requester = practitioner_of(ctx, order.data.get("requester")) if order else None
+    modalities = {
+        m["code"]
+        for study in studies(ctx, t0.data["focus"]["reference"])
+        for m in study.data.get("modality", ())
+        if "code" in m
+    }
+    return Reading(
+        facility=t0.stored.owner,
+        modalities=frozenset(modalities),
+        read_type=next(iter(inputs(t0.data, "read-type")), "final"),
+        language=next(iter(inputs(t0.data, "report-language")), None),
+        requesters=frozenset({requester} if requester else ()),
+    )
+
+
+def reader(ctx: Context, practitioner: str, t0: Item) -> Reader | None:
+    """A Practitioner with the privileges that count: those that the fulfiller or the facility itself keeps."""
+    person = item(ctx, practitioner)
+    if person is None:
+        return None
+    trusted = {organization(t0.data.get("owner")), t0.stored.owner}
+    roles = items(ctx, "PractitionerRole", ("practitioner", practitioner))
+    return Reader(practitioner, person.data, tuple((r.reference, r.data) for r in roles if r.stored.owner in trusted))
+
+
+def verdict(ctx: Context, practitioner: str, t0: Item) -> Verdict:
+    found = reader(ctx, practitioner, t0)
+    return judge(reading(ctx, t0), found, ctx.now) if found else Verdict(("no-such-reader",))
+
+
+def readers(ctx: Context, t0: Item) -> Iterator[str]:
+    """The Practitioners with any privilege at the facility."""
+    rows = items(ctx, "PractitionerRole", ("organization", f"Organization/{t0.stored.owner}"))
+    yield from dict.fromkeys(r.data["practitioner"]["reference"] for r in rows if "reference" in r.data.get("practitioner", {}))
+
+
+def load(ctx: Context, practitioner: str) -> int:
+    """How many readings the reader has open."""
+    roles = [role.reference for role in items(ctx, "PractitionerRole", ("practitioner", practitioner))]
+    if not roles:
+        return 0
+    return len(items(ctx, "Task", ("owner", ",".join(roles)), ("status", "requested,received,accepted,in-progress,on-hold")))

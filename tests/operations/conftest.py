@@ -1,0 +1,3 @@
+from operations_conftest import network
+
+__all__ = ["network"]
