@@ -1,4 +1,4 @@
-"""The command line: ``fhirserver serve | user | client | token``."""
+"""The command line: ``fhirserver serve | demo | user | client | token``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from auth.keys import public_keys
 from auth.principal import ROLES
 from auth.scopes import narrowed, parse
 from auth.store import AuthStore
-from fhirserver import running
-from fhirserver.app import connect
+from fhirserver import demo, running
+from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
 _LEVELS = frozenset({"system", "user"})
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int)
     serve.add_argument("--workers", type=int, default=1, metavar="N")
     serve.set_defaults(run=_serve)
+
+    demo_ = commands.add_parser("demo", parents=[common], help="load demo data and print how to try it")
+    demo_.add_argument("--serve", action="store_true", help="run the server too")
+    demo_.add_argument("--host")
+    demo_.add_argument("--port", type=int)
+    demo_.set_defaults(run=_demo)
 
     user = commands.add_parser("user", help="people").add_subparsers(required=True, metavar="add")
     add_user = user.add_parser("add", parents=[common], help="register a person")
@@ -96,6 +102,21 @@ def _database(settings: Settings) -> Iterator[Database[dict[str, Any]]]:
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
     return running.serve(settings, options.workers)
+
+
+def _demo(options: argparse.Namespace, settings: Settings) -> int:
+    if options.serve:
+        return running.serve(settings, 1, _load_demo)
+    with running.database_uri(settings) as uri:
+        _load_demo(settings, uri)
+    return 0
+
+
+def _load_demo(settings: Settings, uri: str) -> None:
+    with connect(uri) as client:
+        installation = Installation(settings, client[settings.database])
+        installation.prepare()
+        print(demo.text(demo.load(settings, installation, lambda step: print(step, file=sys.stderr, flush=True))), flush=True)
 
 
 def _user_add(options: argparse.Namespace, settings: Settings) -> int:

@@ -29,6 +29,7 @@ from fhirserver.dispatch import dispatch
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Reply, Request
+from fhirserver.pages import home
 from fhirserver.resources import RESOURCE_TYPES
 from fhirserver.search.date import milliseconds
 from fhirserver.search.query import indexes
@@ -194,6 +195,7 @@ def create_app(
     private: TelemetryConfig = {"tracing": False, "logs": False}
     app = FastAPI(title="fhirserver", lifespan=lifespan, telemetry=private, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.installation = installation
+    app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     app.include_router(health.router(installation.store, crashes))
     app.include_router(routes.router(installation.server))
     dicomweb.install(app, installation.archive())

@@ -27,7 +27,7 @@ log = logging.getLogger("fhirserver.embedded")
 
 _USER = "fhirserver"
 _START_SECONDS = 20.0
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,12 +41,12 @@ class EmbeddedDatabase:
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> str:
+    def start(self, port: int | None = None) -> str:
         """Start it, made ready the first time, and return its URI. Errors: RuntimeError with what to do."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not self._secret.exists():
             self._provision()
-        port, ready = _free_port(), threading.Event()
+        port, ready = port or _free_port(), threading.Event()
         failed: list[str] = []
         # The thread that starts the child also waits for it: PR_SET_PDEATHSIG is bound to the thread that made the child.
         thread = threading.Thread(target=self._keep_running, args=(port, ready, failed), name="embedded-database", daemon=True)
@@ -64,11 +64,7 @@ class EmbeddedDatabase:
         self._stopping.set()
         process = self._process
         if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            _end(process)
 
     @property
     def pid(self) -> int | None:
@@ -101,8 +97,7 @@ class EmbeddedDatabase:
         except PyMongoError as error:
             raise RuntimeError("The embedded database refused its first user.") from error
         finally:
-            process.terminate()
-            process.wait(_STOP_SECONDS)
+            _end(process)
         temporary = self._secret.with_suffix(".new")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump({"password": password}, file)
@@ -143,9 +138,20 @@ def _spawn(folder: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
         )
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, and end it where it does not: what was committed is on disk."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _end_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        # Not SIGTERM: the server waits for its clients then, and its commits are on disk anyhow.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

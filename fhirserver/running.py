@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,14 +20,17 @@ from fhirserver.embedded import EmbeddedDatabase
 from fhirserver.settings import Settings
 
 
-def serve(settings: Settings, workers: int) -> int:
-    """Run until a signal ends it; the embedded database ends with it."""
+def serve(settings: Settings, workers: int, before: Callable[[Settings, str], None] = lambda *_: None) -> int:
+    """Run until a signal ends it; the embedded database ends with it. ``before`` has the database first, given its URI."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _exclusive(settings.data_dir):
+    # uvicorn raises the signal again when it has stopped; it must not end this process before the database is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _exclusive(settings.data_dir), suppress(KeyboardInterrupt):
         embedded = None if settings.mongodb_uri else EmbeddedDatabase(settings.data_dir)
         uri = embedded.start() if embedded else settings.mongodb_uri or ""
         try:
             _write_run_file(settings, uri)
+            before(settings, uri)
             _run(settings, uri, workers, embedded)
         finally:
             run_file(settings).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +17,9 @@ import pydicom
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.encaps import parse_basic_offsets
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import generate_uid
 
-from imaging.attributes import ATTRIBUTES, BIG_ENDIAN, DEFLATED, INSTANCE, LEVELS
+from imaging.attributes import ATTRIBUTES, BIG_ENDIAN, DEFLATED, LEVELS
 from imaging.study import Accession
 
 # PS3.18 Table I.2-2
@@ -259,4 +261,13 @@ def _fragments(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
         file.seek(offset + length)
 
 
-__all__ = ["INSTANCE", "Instance", "Refused", "is_uid", "parse"]
+def relabelled(data: bytes, **values: str) -> bytes:
+    """A copy of a file with other values of these elements and new UIDs of its own: another examination of another patient."""
+    dataset = pydicom.dcmread(BytesIO(data))
+    fresh = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "SOPInstanceUID": generate_uid()}
+    for keyword, value in (fresh | values).items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    file = BytesIO()
+    pydicom.dcmwrite(file, dataset)
+    return file.getvalue()

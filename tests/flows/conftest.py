@@ -1,0 +1,3 @@
+from flows_conftest import running
+
+__all__ = ["running"]
