@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from auth.grants import GRANTS
 from auth.keys import ALGORITHMS
@@ -19,11 +20,9 @@ from auth.server import Server
 _MAX_FORM = 64 * 1024
 
 
-def router(server: Server) -> APIRouter:
+def install(app: FastAPI, server: Server) -> None:
     """The routes of the authorization server."""
-    routes = APIRouter()
 
-    @routes.post("/auth/token")
     async def token(request: Request) -> Response:
         body = b""
         async for chunk in request.stream():
@@ -38,12 +37,12 @@ def router(server: Server) -> APIRouter:
         status, answered, text = await run_in_threadpool(server.token, pairs, headers)
         return Response(text, status, answered)
 
-    @routes.get("/.well-known/smart-configuration")
-    @routes.get("/fhir/.well-known/smart-configuration")
-    def smart_configuration() -> JSONResponse:
+    async def smart_configuration(_: Request) -> Response:
         return JSONResponse(configuration(server), headers={"Access-Control-Allow-Origin": "*"})
 
-    return routes
+    for path in ("/.well-known/smart-configuration", "/fhir/.well-known/smart-configuration"):
+        app.add_route(path, smart_configuration, methods=["GET"])
+    app.add_route("/auth/token", token, methods=["POST"])
 
 
 def configuration(server: Server) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
-from fhirserver.messages import Context, Reply, Request
+from fhirserver.messages import Context, Note, Request
 from fhirserver.pages import home
 from fhirserver.resources import RESOURCE_TYPES
 from fhirserver.search.date import milliseconds
@@ -108,7 +108,7 @@ class Installation:
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
         touched = tuple(f"ImagingStudy/{studies.name('ImagingStudy', owner, uid)}" for owner, uid in rows)
         owners = frozenset(owner for owner, _ in rows)
-        self.trail.append(principal, "read", self.clock(), "0", touched, owners, query, interaction)
+        self.trail.append(Note(principal, "read", self.clock(), "0", touched, owners, query, interaction))
 
     def archive(self) -> Archive:
         return Archive(
@@ -169,13 +169,8 @@ class Installation:
             seal=lambda content: self.seal.close(content),
             unseal=lambda sealed: self.seal.open(sealed),
             home=self.settings.organization,
+            note=self.trail.append,
         )
-
-    def note(self, principal: Principal, path: str, query: str, when: datetime, reply: Reply) -> None:
-        """What was read goes to the audit trail before the reply leaves."""
-        if path != "metadata":
-            interaction = "search-type" if path.count("/") == 0 or path.endswith("_search") else "read"
-            self.trail.append(principal, interaction, when, "0", reply.touched, reply.owners, query)
 
 
 def create_app(
@@ -195,11 +190,12 @@ def create_app(
     private: TelemetryConfig = {"tracing": False, "logs": False}
     app = FastAPI(title="fhirserver", lifespan=lifespan, telemetry=private, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.installation = installation
-    app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
-    app.include_router(health.router(installation.store, crashes))
-    app.include_router(routes.router(installation.server))
+    # In the order of how often they are asked for: the router tries one after the other.
+    routes.install(app, installation.server)
+    rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
-    rest.install(app, installation.authenticate, installation.context, installation.note)
+    app.include_router(health.router(installation.store, crashes))
+    app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     return app
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 from auth.principal import Principal
 from fhirserver.errors import Conflict
-from fhirserver.messages import Context
+from fhirserver.messages import Context, Note
 from fhirserver.search.date import milliseconds
 from fhirserver.search.query import index
 from fhirserver.store import Changes, Store, Write
-from fhirserver.validation import Document, Resource, built, dumps, instant, loads
+from fhirserver.validation import Document, Resource, built, instant, loads
 
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
 CLIENTS = "urn:fhirserver:client"
@@ -136,13 +136,22 @@ class Trail:
         self._lock = threading.Lock()
         self._file: Any = None
 
-    def append(
-        self, principal: Principal, interaction: str, now: datetime, outcome: str, touched: tuple[str, ...], owners: frozenset[str],
-        query: str = "", operation: str = "",
-    ) -> None:  # fmt: skip
+    def append(self, note: Note) -> None:
         """Written to the operating system before the reply leaves: it survives the process."""
+        principal = note.principal
         who = [principal.client, principal.user, principal.organization, principal.practitioner]
-        line = json.dumps([milliseconds(now), who, interaction, outcome, touched, sorted(owners), query, operation])
+        line = json.dumps(
+            [
+                milliseconds(note.when),
+                who,
+                note.interaction,
+                note.outcome,
+                note.touched,
+                sorted(note.owners),
+                note.query,
+                note.operation,
+            ]
+        )
         with self._lock:
             if self._file is None:
                 self._file = open(self.folder / f"{uuid.uuid4().hex}.open", "ab", buffering=0)  # noqa: SIM115 - open until the segment is closed
@@ -205,6 +214,3 @@ def _materialise(changes: Changes, store: Store, id_: str, line: list[Any]) -> N
     resource = built(event(principal, interaction, instant(when), outcome, touched, query, operation))
     base = sorted({f"org/{owner}" for owner in owners} | {f"org/{organization}"})
     _add(changes, store, resource, id_, when, organization, base)
-
-
-__all__ = ["Trail", "add", "dumps", "event", "materialise", "provenance", "record"]

@@ -9,11 +9,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from fhirserver import access, audit, bundle, capability, interactions
 from fhirserver.definitions import Operation, ResourceType
-from fhirserver.errors import BadRequest, Conflict, MethodNotAllowed, NotFound
-from fhirserver.messages import Context, Reply, Request
+from fhirserver.errors import BadRequest, Conflict, Forbidden, MethodNotAllowed, NotFound, Unauthorized
+from fhirserver.messages import Context, Note, Reply, Request
 from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
 from fhirserver.store import Changes
 
@@ -50,6 +51,7 @@ ROUTES = (
     Route("GET", "{type}/{id}/${operation}", "operation"),
 )
 _PATTERNS = [(route, route.pattern()) for route in ROUTES]
+_BY_METHOD = {route.method: [row for row in _PATTERNS if row[0].method == route.method] for route in ROUTES}
 
 Handler = Callable[..., Reply]
 HANDLERS: dict[str, Handler] = {
@@ -74,19 +76,22 @@ class Call:
     operation: Operation | None = None
 
     @property
+    def code(self) -> str:
+        return self.operation.code if self.operation else ""
+
+    @property
     def writes(self) -> bool:
         return self.interaction in _WRITES or (self.operation is not None and self.operation.affects_state)
 
 
 def matched(ctx: Context, request: Request) -> Call:
     """Errors: 404 for a path or type that is not served, 405 for a method that the path does not have."""
-    found = [(route, match) for route, pattern in _PATTERNS if (match := pattern.fullmatch(request.path))]
-    fitting = [(route, match) for route, match in found if route.method == request.method]
-    if not fitting:
-        if not found:
+    rows = _BY_METHOD.get(request.method, ())
+    route, match = next(((route, m) for route, pattern in rows if (m := pattern.fullmatch(request.path))), (None, None))
+    if route is None or match is None:
+        if not any(pattern.fullmatch(request.path) for _, pattern in _PATTERNS):
             raise NotFound("There is nothing at this path.")
         raise MethodNotAllowed(f"This path does not have the method {request.method}.")
-    route, match = fitting[0]
     groups = match.groupdict()
     if "type" not in groups:
         return Call(route.interaction)
@@ -115,16 +120,23 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     call = matched(ctx, request)
     if call.interaction == "capabilities":
         return Reply(200, capability.statement(ctx))
-    if call.interaction == "bundle":
-        access.authenticated(ctx.principal)
-        return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried))
-    _require(ctx, call)
-    if call.type is not None and call.type.name == "AuditEvent" and not call.writes:
-        audit.materialise(ctx.store)
-    if not call.writes:
-        return perform(ctx, request, call)
-    code = call.operation.code if call.operation else ""
-    return retried(ctx, call.interaction, code, lambda fresh: perform(fresh, request, call))
+    try:
+        if call.interaction == "bundle":
+            access.authenticated(ctx.principal)
+            return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried))
+        _require(ctx, call)
+        if call.writes:
+            return retried(ctx, call.interaction, call.code, lambda fresh: perform(fresh, request, call))
+        if call.type is not None and call.type.name == "AuditEvent":
+            audit.materialise(ctx.store)
+        reply = perform(ctx, request, call)
+    except (Unauthorized, Forbidden):
+        ctx.note(Note(ctx.principal, call.interaction, ctx.now, "4", operation=call.code))
+        raise
+    ctx.note(
+        Note(ctx.principal, call.interaction, ctx.now, "0", reply.touched, reply.owners, urlencode(request.query), call.code)
+    )
+    return reply
 
 
 def retried(ctx: Context, interaction: str, operation: str, plan: Callable[[Context], Reply]) -> Reply:

@@ -40,6 +40,20 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What the audit trail is told of a request that wrote nothing. ``outcome``: 0 answered, 4 refused."""
+
+    principal: Principal
+    interaction: str
+    when: datetime
+    outcome: str
+    touched: tuple[str, ...] = ()
+    owners: frozenset[str] = frozenset()
+    query: str = ""
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What one request is given: who asks, when, where to read, and the changes that its commit will write."""
 
@@ -52,6 +66,4 @@ class Context:
     seal: Callable[[dict[str, Any]], str]
     unseal: Callable[[str], dict[str, Any] | None]
     home: str
-
-    def reference_url(self, reference: str) -> str:
-        return f"{self.base}/{reference}"
+    note: Callable[[Note], None]

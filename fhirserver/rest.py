@@ -5,20 +5,20 @@ https://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl
 
 import msgspec
 from fastapi import FastAPI
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from auth.principal import ANONYMOUS, Principal
+from auth.principal import Principal
 from fhirserver.bundle import MAX_ENTRIES
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import (
@@ -37,41 +37,34 @@ log = logging.getLogger("fhirserver.rest")
 
 MEDIA_TYPE = "application/fhir+json"
 MAX_BODY = 8 * MAX_RESOURCE
+_FORM = "application/x-www-form-urlencoded"
+_THREADS = 32
 _JSON = ("application/fhir+json", "application/json", "text/json", "json")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
 _SECURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
-# header -> who; a context for them; what was read is noted
+# header -> who; a context for them
 Authenticate = Callable[[str | None], Principal]
 NewContext = Callable[[Principal], Context]
-Note = Callable[[Principal, str, str, datetime, Reply], None]
 
 
-def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext, note: Note) -> None:
+def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -> None:
     """All of /fhir: one plain route, since ``dispatch.ROUTES`` says what is there."""
+    threads = ThreadPoolExecutor(_THREADS, "fhir")
 
     async def handle(request: HTTPRequest) -> Response:
         try:
             body = await _body(request)
-            return await run_in_threadpool(answer, request, body)
+            return await asyncio.get_running_loop().run_in_executor(threads, answer, request, body)
         except FHIRError as error:
             return failed(error)
         except Exception as error:
             return unexpected(error)
 
     def answer(request: HTTPRequest, body: bytes) -> Response:
-        principal = ANONYMOUS
-        path = request.path_params.get("path", "")
-        try:
-            principal = authenticate(request.headers.get("authorization"))
-            asked = _request(request, path, body)
-            ctx = new_context(principal)
-            reply = dispatch(ctx, asked)
-            if asked.method == "GET" or asked.path.endswith("_search"):
-                note(principal, asked.path, request.url.query, ctx.now, reply)
-        except FHIRError as error:
-            return failed(error)
-        return _response(reply, request.method == "HEAD", request.query_params.get("_pretty") == "true")
+        ctx = new_context(authenticate(request.headers.get("authorization")))
+        asked = _request(request, body)
+        return _response(dispatch(ctx, asked), request.method == "HEAD", ("_pretty", "true") in asked.query)
 
     app.add_route("/fhir", handle, methods=_METHODS)
     app.add_route("/fhir/{path:path}", handle, methods=_METHODS)
@@ -88,30 +81,31 @@ async def _body(request: HTTPRequest) -> bytes:
     return b"".join(chunks)
 
 
-def _request(request: HTTPRequest, path: str, body: bytes) -> Request:
-    _accepted(request)
+def _request(request: HTTPRequest, body: bytes) -> Request:
+    path = request.path_params.get("path", "").strip("/")
+    query = _pairs(request.scope["query_string"])
+    _accepted(request, query)
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    query = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=200)
-    if path.endswith("/_search"):
-        if media not in ("application/x-www-form-urlencoded", ""):
-            raise UnsupportedMediaType("POST _search with application/x-www-form-urlencoded.")
-        query += _form(body)
-    elif body and media not in (*_JSON, "application/x-www-form-urlencoded", ""):
+    if path.endswith("_search"):
+        if media not in (_FORM, ""):
+            raise UnsupportedMediaType(f"POST _search with {_FORM}.")
+        query += _pairs(body)
+    elif body and media not in (*_JSON, ""):
         raise UnsupportedMediaType(f"Send {MEDIA_TYPE}.")
     method = "GET" if request.method == "HEAD" else request.method
-    return Request(method, path.strip("/"), tuple(query), request.headers, body)
+    return Request(method, path, tuple(query), request.headers, body)
 
 
-def _form(body: bytes) -> list[tuple[str, str]]:
+def _pairs(text: bytes) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200)
+        return parse_qsl(text.decode(), keep_blank_values=True, max_num_fields=200, errors="strict") if text else []
     except ValueError:
-        raise BadRequest("The form cannot be read.") from None
+        raise BadRequest("The parameters cannot be read: URL-encoded UTF-8, 200 at most.") from None
 
 
-def _accepted(request: HTTPRequest) -> None:
+def _accepted(request: HTTPRequest, query: list[tuple[str, str]]) -> None:
     """https://hl7.org/fhir/R4/http.html#mime-type"""
-    wanted = request.query_params.get("_format") or request.headers.get("accept") or "*/*"
+    wanted = next((v for n, v in query if n == "_format"), None) or request.headers.get("accept") or "*/*"
     ranges = [part.split(";")[0].strip().lower().replace(" ", "+") for part in wanted.split(",")]
     if not any(r in _JSON or r in ("*/*", "application/*") for r in ranges):
         raise NotAcceptable(f"The server answers {MEDIA_TYPE}.")

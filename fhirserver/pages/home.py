@@ -67,7 +67,7 @@ def page(base: str, told: Mapping[str, Any] | None) -> str:
         "<h1>Teleradiology server</h1>",
         f'<p class="soft">FHIR R4 and DICOMweb for reading networks · version {escape(__version__)}</p>',
         "<h2>Where it answers</h2>",
-        _table((), [[_link(f"{base}{path}", path), escape(what)] for path, what in _PLACES]),
+        _table((), [[_place(base, path, open_), escape(what)] for path, what, open_ in _PLACES]),
     ]
     if told is not None:
         parts += _demo(told)
@@ -82,12 +82,12 @@ def page(base: str, told: Mapping[str, Any] | None) -> str:
 
 
 _PLACES = (
-    ("/fhir/metadata", "CapabilityStatement: what FHIR is served"),
-    ("/fhir", "FHIR R4 base"),
-    ("/dicomweb", "DICOMweb: STOW-RS, QIDO-RS, WADO-RS"),
-    ("/auth/token", "OAuth 2.0 token endpoint"),
-    ("/.well-known/smart-configuration", "SMART discovery"),
-    ("/readyz", "Whether it can serve"),
+    ("/fhir/metadata", "CapabilityStatement: what FHIR is served", True),
+    ("/fhir", "FHIR R4 base", False),
+    ("/dicomweb", "DICOMweb: STOW-RS, QIDO-RS, WADO-RS", False),
+    ("/auth/token", "OAuth 2.0 token endpoint", False),
+    ("/.well-known/smart-configuration", "SMART discovery", True),
+    ("/readyz", "Whether it can serve", True),
 )
 
 
@@ -118,8 +118,10 @@ def _demo(told: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _link(url: str, text: str) -> str:
-    return f'<a href="{escape(url)}"><code>{escape(text)}</code></a>'
+def _place(base: str, path: str, open_: bool) -> str:
+    """A link where a browser gets an answer without a token."""
+    text = f"<code>{escape(path)}</code>"
+    return f'<a href="{escape(base + path)}">{text}</a>' if open_ else text
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:

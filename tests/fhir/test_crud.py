@@ -142,6 +142,18 @@ def test_reads_are_audited_with_who_and_what(hospital, created, server):
     assert [e["resource"]["agent"][0]["who"]["identifier"]["value"] for e in events] == ["hospital"]
 
 
+def test_reads_inside_a_batch_and_refusals_are_audited_too(hospital, created, server, as_):
+    made = created(patient())
+    rows = [{"request": {"method": "GET", "url": f"Patient/{made['id']}"}}]
+    hospital.post("", json={"resourceType": "Bundle", "type": "batch", "entry": rows})
+    narrow = as_("hospital", scope="system/Task.r", user="snoop", roles=("clerk",))
+    assert_outcome(narrow.get(f"Patient/{made['id']}"), 403, "forbidden")
+    server.installation.store_audit()
+    assert hospital.get(f"AuditEvent?entity=Patient/{made['id']}&action=R").json()["total"] == 1
+    refused = hospital.get("AuditEvent?outcome=4").json()["entry"]
+    assert "snoop@hospital" in [e["resource"]["agent"][0]["who"]["display"] for e in refused]
+
+
 def test_audit_events_and_provenances_are_not_written_by_clients(hospital, created):
     made = created(patient())
     [event] = hospital.get(f"AuditEvent?entity=Patient/{made['id']}").json()["entry"]

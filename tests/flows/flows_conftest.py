@@ -1,114 +1,13 @@
-"""A started server: the real command, its own data folder and database, spoken to over HTTP."""
+"""A started server, spoken to over HTTP."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import pytest
-
-START_SECONDS = 60
-
-
-class Running:
-    """``fhirserver serve`` in a process of its own."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = (
-            os.environ | {"FHIRSERVER_PORT": str(self.port)} | {f"FHIRSERVER_{k.upper()}": v for k, v in settings.items()}
-        )
-        self.environment.pop("FHIRSERVER_MONGODB_URI", None)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.clients: list[httpx.Client] = []
-
-    def start(self) -> float:
-        """Seconds until it is ready."""
-        begun = time.monotonic()
-        with open(self.folder / "serve.log", "ab") as log:
-            command = [
-                sys.executable,
-                "-m",
-                "fhirserver",
-                "serve",
-                "--port",
-                str(self.port),
-                "--data",
-                str(self.folder / "data"),
-            ]
-            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        while time.monotonic() - begun < START_SECONDS:
-            assert self.process.poll() is None, self.log()
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
-                    return time.monotonic() - begun
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(self.log())
-
-    def log(self) -> str:
-        return (self.folder / "serve.log").read_text()
-
-    def command(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "fhirserver", *arguments, "--data", str(self.folder / "data")],
-            env=self.environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def client(
-        self, id_: str, organization: str | None = None, *, user: str | None = None, scope: str = "system/*.cruds"
-    ) -> httpx.Client:
-        """An HTTP client with a token from the command line; the OAuth client is registered on the way."""
-        place = ["--organization", organization] if organization else []
-        self.command("client", "add", id_, "--secret", f"secret of {id_}", "--scope", "system/*.cruds user/*.cruds", *place)
-        who = ["--user", user] if user else []
-        token = self.command("token", "--client", id_, "--scope", scope, *who)
-        self.clients.append(httpx.Client(base_url=f"{self.url}/fhir", headers={"Authorization": f"Bearer {token}"}, timeout=30))
-        return self.clients[-1]
-
-    @property
-    def database(self) -> psutil.Process:
-        assert self.process is not None
-        [child] = [
-            c for c in psutil.Process(self.process.pid).children(recursive=True) if "secantusd-py" in " ".join(c.cmdline())
-        ]
-        return child
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.stop()
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(30)
-
-    def kill(self) -> None:
-        """``kill -9`` of the server and its database, at once."""
-        assert self.process is not None
-        database = self.database
-        self.process.kill()
-        database.kill()
-        self.process.wait(10)
-        database.wait(10)
+from started import Running
 
 
 @pytest.fixture(scope="module")
@@ -129,4 +28,4 @@ def wait_until(check: Any, seconds: float = 20) -> Any:
     raise AssertionError(f"not so within {seconds} seconds")
 
 
-__all__ = ["Running", "json", "running", "wait_until"]
+__all__ = ["Running", "running", "wait_until"]
