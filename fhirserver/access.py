@@ -11,8 +11,8 @@ from fhirserver.definitions import ResourceType
 from fhirserver.errors import Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
 from fhirserver.messages import Context
 from fhirserver.search.reference import local
-from fhirserver.store import Stored, Visible
 from fhirserver.validation import Document, references
+from fhirserver.versions import Stored, Visible
 
 # https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-fhir-resources
 LETTERS = {

@@ -34,8 +34,9 @@ from fhirserver.resources import RESOURCE_TYPES
 from fhirserver.search.date import milliseconds
 from fhirserver.search.query import indexes
 from fhirserver.settings import Settings
-from fhirserver.store import EVERYTHING, Changes, Store, translated
+from fhirserver.store import Store, translated
 from fhirserver.validation import dumps
+from fhirserver.versions import EVERYTHING, Changes
 from imaging import dicomweb
 from imaging.blobs import Blobs
 from imaging.dicomweb import Archive

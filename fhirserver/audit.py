@@ -23,8 +23,9 @@ from fhirserver.errors import Conflict
 from fhirserver.messages import Context, Note
 from fhirserver.search.date import milliseconds
 from fhirserver.search.query import index
-from fhirserver.store import Changes, Store, Write
+from fhirserver.store import Store
 from fhirserver.validation import Document, Resource, built, instant, loads
+from fhirserver.versions import Changes, Write
 
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
 CLIENTS = "urn:fhirserver:client"

@@ -16,7 +16,7 @@ from fhirserver.definitions import Operation, ResourceType
 from fhirserver.errors import BadRequest, Conflict, Forbidden, MethodNotAllowed, NotFound, Unauthorized
 from fhirserver.messages import Context, Note, Reply, Request
 from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
-from fhirserver.store import Changes
+from fhirserver.versions import Changes
 
 RETRIES = 8
 

@@ -19,9 +19,9 @@ from fhirserver.primitives import is_id
 from fhirserver.search import includes, page
 from fhirserver.search.date import milliseconds
 from fhirserver.search.query import Pairs, Query, index, parse
-from fhirserver.store import EVERYTHING, Stored, Write
 from fhirserver.validation import Resource, instant, loads
 from fhirserver.validation import parse as parse_resource
+from fhirserver.versions import EVERYTHING, Stored, Write
 
 MAX_CHAIN = 1000
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from auth.principal import Principal
 
 if TYPE_CHECKING:
-    from fhirserver.store import Changes, Store
+    from fhirserver.store import Store
+    from fhirserver.versions import Changes
 
 
 @dataclass(frozen=True, slots=True)

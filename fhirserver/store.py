@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pymongo import DESCENDING, IndexModel, MongoClient, errors
@@ -25,42 +25,27 @@ from pymongo.write_concern import WriteConcern
 
 from fhirserver.definitions import ResourceType
 from fhirserver.errors import Conflict, Duplicate, TooLarge, Unavailable
+from fhirserver.versions import (
+    Changes,
+    Document,
+    Filter,
+    Grant,
+    Stored,
+    Visible,
+    Write,
+    acl,
+    current_document,
+    history_document,
+    stored_from,
+    version_from,
+)
 
-Document = dict[str, Any]
-Filter = dict[str, Any]
-Key = tuple[str, str]
 T = TypeVar("T")
 
-FOREVER = 2**53  # milliseconds; the ``until`` of a grant without an end
 MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
 _CONTENT = ("v", "ts", "deleted", "json", "t", "d", "o", "c", "u", "schema")
 _HIDDEN = {"t": 0, "d": 0, "c": 0, "u": 0, "schema": 0}
-
-
-@dataclass(frozen=True, slots=True)
-class Visible:
-    """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage."""
-
-    keys: tuple[str, ...] | None
-
-    def first(self) -> Filter:
-        return {} if self.keys is None else {"acl": {"$in": list(self.keys)}}
-
-    def second(self, now: int) -> list[Filter]:
-        if self.keys is None:
-            return []
-        keys = {"$in": list(self.keys)}
-        return [{"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}]
-
-    def shows(self, document: Document, now: int) -> bool:
-        if self.keys is None:
-            return True
-        granted = (grant["key"] for grant in document["grants"] if grant["until"] > now)
-        return not set(self.keys).isdisjoint([*document["base"], *granted])
-
-
-EVERYTHING = Visible(None)
 
 
 class Asked(Protocol):
@@ -82,90 +67,6 @@ class Index:
     def model(self) -> IndexModel:
         options = {"unique": True, "sparse": True} if self.unique else {}
         return IndexModel(list(self.keys), name="_".join(name for name, _ in self.keys), **options)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One version of one resource, as kept. ``ts`` is milliseconds since 1970."""
-
-    type: str
-    id: str
-    version: int
-    ts: int
-    deleted: bool
-    owner: str
-    json: str
-    base: tuple[str, ...] = ()
-    grants: tuple[Document, ...] = ()
-    order: tuple[Any, ...] = ()
-    method: str = ""
-
-    @property
-    def reference(self) -> str:
-        return f"{self.type}/{self.id}"
-
-
-@dataclass(slots=True)
-class Write:
-    """The next version of one resource. ``expected`` is the version it replaces, 0 where it is the first."""
-
-    type: str
-    id: str
-    expected: int
-    ts: int
-    method: str
-    owner: str
-    base: list[str]
-    json: str
-    data: Document | None
-    index: Document
-    grants: list[Document] = field(default_factory=list)
-
-    @property
-    def version(self) -> int:
-        return self.expected + 1
-
-    @property
-    def reference(self) -> str:
-        return f"{self.type}/{self.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A right with a reason: ``order`` gives ``key`` sight of a resource until a time."""
-
-    order: str
-    key: str
-    until: int = FOREVER
-
-    def document(self) -> Document:
-        return {"order": self.order, "key": self.key, "until": self.until}
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one request will write, in one transaction: resources, and grants on resources (with the owner they must have)."""
-
-    writes: dict[Key, Write] = field(default_factory=dict)
-    shares: list[tuple[Key, Grant, str | None]] = field(default_factory=list)
-    reserved: set[Key] = field(default_factory=set)
-
-    def reserve(self, keys: Iterable[Key]) -> None:
-        """Identities that this request will create, so that its resources may refer to each other in any order."""
-        self.reserved.update(keys)
-
-    def add(self, write: Write) -> None:
-        pending = self.writes.get((write.type, write.id))
-        if pending is not None:
-            write.expected, write.grants, write.method = pending.expected, pending.grants, pending.method
-        self.writes[write.type, write.id] = write
-
-    def share(self, type_: str, id_: str, grant: Grant, owner: str | None) -> None:
-        """``owner``: the organisation that must own the resource at commit; None where the server itself vouches."""
-        self.shares.append(((type_, id_), grant, owner))
-
-    def __bool__(self) -> bool:
-        return bool(self.writes or self.shares)
 
 
 def now_ms() -> int:
@@ -197,7 +98,7 @@ class Store:
         """The current version, deleted or not; None where there is none or it is hidden."""
         with translated():
             document = self.database[type_].find_one({"_id": id_}, _HIDDEN)
-        return _stored(type_, document) if document and visible.shows(document, self._clock()) else None
+        return stored_from(type_, document) if document and visible.shows(document, self._clock()) else None
 
     def fetch(self, type_: str, ids: Iterable[str], visible: Visible) -> list[Stored]:
         """The current versions of those that exist and are visible, deleted ones left out."""
@@ -206,7 +107,7 @@ class Store:
             return []
         with translated():
             found = list(self.database[type_].find({"_id": {"$in": wanted}}, _HIDDEN))
-        return [_stored(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
+        return [stored_from(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
 
     def business_keys(self, type_: str, keys: list[str], visible: Visible) -> set[str]:
         """Those of the unique keys (``owner|kind|value``) whose resource exists and is visible."""
@@ -221,7 +122,7 @@ class Store:
             return None
         with translated():
             document = self.history.find_one({"_id": f"{type_}/{id_}/{version}"})
-        return _version(document) if document else None
+        return version_from(document) if document else None
 
     def versions(self, type_: str, id_: str, visible: Visible, count: int, below: int) -> list[Stored]:
         """Newest first, versions smaller than ``below``. Empty where the resource is hidden or never was."""
@@ -229,7 +130,7 @@ class Store:
             return []
         with translated():
             rows = self.history.find({"rid": f"{type_}/{id_}", "v": {"$lt": below}}).sort("v", DESCENDING).limit(count)
-            return [_version(row) for row in rows]
+            return [version_from(row) for row in rows]
 
     def search(self, query: Asked, visible: Visible, limit: int, after: tuple[Any, ...] | None = None) -> list[Stored]:
         fields = {"json": 1, "v": 1, "ts": 1, "deleted": 1, "owner": 1, "base": 1, "grants": 1, "o": 1}
@@ -237,7 +138,7 @@ class Store:
         pipeline = [*stages, {"$sort": dict(query.sort)}, {"$limit": limit}, {"$project": fields}]
         with translated():
             rows = list(self.database[query.type.name].aggregate(pipeline))
-        return [_stored(query.type.name, row, tuple(_at(row, name) for name, _ in query.sort)) for row in rows]
+        return [stored_from(query.type.name, row, tuple(_at(row, name) for name, _ in query.sort)) for row in rows]
 
     def count(self, query: Asked, visible: Visible) -> int:
         with translated():
@@ -276,7 +177,7 @@ class Store:
         created: dict[str, list[Document]] = {}
         for write in changes.writes.values():
             if write.expected == 0:
-                created.setdefault(write.type, []).append(_current(write, self._clock()))
+                created.setdefault(write.type, []).append(current_document(write, self._clock()))
             else:
                 self._replace(write, session)
         for type_, documents in created.items():
@@ -284,7 +185,7 @@ class Store:
         for (type_, id_), grant, owner in changes.shares:
             self._share(type_, id_, grant, owner, session)
         if changes.writes:
-            self.history.insert_many([_historic(write) for write in changes.writes.values()], session=session)
+            self.history.insert_many([history_document(write) for write in changes.writes.values()], session=session)
 
     def _replace(self, write: Write, session: ClientSession) -> None:
         """Compare-and-set on (_id, v). Grants stay: they are changed by ``_share`` alone, and both meet in one document."""
@@ -292,11 +193,11 @@ class Store:
         kept = collection.find_one(identity, {"grants": 1}, session=session)
         if kept is None:
             raise Conflict("The resource was changed by another request meanwhile.")
-        document = _current(write, self._clock())
+        document = current_document(write, self._clock())
         grants = [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
         content = {name: document[name] for name in _CONTENT if name in document}
         update: Document = {
-            "$set": content | {"base": write.base, "grants": grants, "acl": _acl(write.base, grants, self._clock())}
+            "$set": content | {"base": write.base, "grants": grants, "acl": acl(write.base, grants, self._clock())}
         }
         if "u" not in document:
             update["$unset"] = {"u": ""}
@@ -313,7 +214,7 @@ class Store:
         grants = [*others, grant.document()]
         if grants != found["grants"]:
             collection.update_one(
-                {"_id": id_}, {"$set": {"grants": grants, "acl": _acl(found["base"], grants, self._clock())}}, session=session
+                {"_id": id_}, {"$set": {"grants": grants, "acl": acl(found["base"], grants, self._clock())}}, session=session
             )
 
     # ------------------------------------------------------------ collections
@@ -400,53 +301,6 @@ def translated() -> Iterator[None]:
         if error.has_error_label("TransientTransactionError") or error.code in (11600, 91, 189, 10107, 13435):
             raise Unavailable("The database is busy; try again.") from None
         raise
-
-
-def _acl(base: Iterable[str], grants: Iterable[Document], now: int) -> list[str]:
-    return sorted({*base, *(grant["key"] for grant in grants if grant["until"] > now)})
-
-
-def _current(write: Write, now: int) -> Document:
-    index: Document = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
-    document: Document = {
-        "_id": write.id,
-        "v": write.version,
-        "ts": write.ts,
-        "deleted": write.data is None,
-        "owner": write.owner,
-        "base": write.base,
-        "grants": write.grants,
-        "acl": _acl(write.base, write.grants, now),
-        "json": write.json,
-        **{name: index[name] for name in ("t", "d", "o", "c", "schema")},
-    }
-    if index.get("u"):
-        document["u"] = [f"{write.owner}|{key}" for key in index["u"]]
-    return document
-
-
-def _historic(write: Write) -> Document:
-    return {
-        "_id": f"{write.type}/{write.id}/{write.version}",
-        "rid": write.reference,
-        "type": write.type,
-        "v": write.version,
-        "ts": write.ts,
-        "method": write.method,
-        "deleted": write.data is None,
-        "owner": write.owner,
-        "json": write.json,
-    }
-
-
-def _stored(type_: str, d: Document, order: tuple[Any, ...] = ()) -> Stored:
-    base, grants = tuple(d["base"]), tuple(d["grants"])
-    return Stored(type_, d["_id"], d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, grants, order)
-
-
-def _version(d: Document) -> Stored:
-    type_, id_ = d["rid"].split("/")
-    return Stored(type_, id_, d["v"], d["ts"], d["deleted"], d["owner"], d["json"], method=d["method"])
 
 
 def _at(row: Document, name: str) -> Any:

@@ -17,8 +17,8 @@ from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
 from fhirserver.primitives import is_date
 from fhirserver.search.query import Query, parse
-from fhirserver.store import EVERYTHING, Grant, Stored
 from fhirserver.validation import Document, built, loads
+from fhirserver.versions import EVERYTHING, Grant, Stored
 from fhirserver.workflow import coding, deadlines, states
 from fhirserver.workflow.matching import Candidate, Match, match
 from imaging.study import Series, Study

@@ -14,8 +14,8 @@ from fhirserver.messages import Context, Request
 from fhirserver.operations import work
 from fhirserver.operations.dispatch import attempt
 from fhirserver.operations.work import Item
-from fhirserver.store import Write
 from fhirserver.validation import Document, dumps
+from fhirserver.versions import Write
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.ranking import Candidate, ranked, record
 

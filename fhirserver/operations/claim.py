@@ -12,8 +12,8 @@ from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.operations import work
 from fhirserver.operations.work import Item
-from fhirserver.store import Write
 from fhirserver.validation import Document
+from fhirserver.versions import Write
 from fhirserver.workflow import coding, states
 
 DEFAULT_LEASE, LONGEST_LEASE = 30, 24 * 60

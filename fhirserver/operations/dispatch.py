@@ -13,9 +13,9 @@ from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations import work
 from fhirserver.operations.sharing import share
 from fhirserver.operations.work import Item
-from fhirserver.store import Grant, Write
 from fhirserver.validation import Document, Resource, built
 from fhirserver.validation import parse as parse_resource
+from fhirserver.versions import Grant, Write
 from fhirserver.workflow import coding, deadlines, states
 from fhirserver.workflow.eligibility import within
 

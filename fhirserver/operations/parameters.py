@@ -13,8 +13,8 @@ from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Invalid, Issue
 from fhirserver.messages import Reply, Request
 from fhirserver.primitives import CHECKS
-from fhirserver.store import Stored, Write
 from fhirserver.validation import dumps, loads, problems
+from fhirserver.versions import Stored, Write
 
 # What an operation gives back for each out parameter: a resource just written, or a value
 Result = Mapping[str, Any]

@@ -19,9 +19,9 @@ from fhirserver.operations.dispatch import attempt
 from fhirserver.operations.prioritize import follow
 from fhirserver.operations.sharing import withdraw
 from fhirserver.operations.work import Item
-from fhirserver.store import Write
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
+from fhirserver.versions import Write
 from fhirserver.workflow import coding, states
 
 _MAY_CHANGE = frozenset({"status", "statusReason", "businessStatus", "note", "meta", "lastModified", "executionPeriod", "text"})

@@ -14,8 +14,8 @@ from fhirserver.messages import Context, Request
 from fhirserver.operations import work
 from fhirserver.operations.work import Item
 from fhirserver.search.date import milliseconds, span
-from fhirserver.store import Write
 from fhirserver.validation import Document
+from fhirserver.versions import Write
 from fhirserver.workflow import deadlines, states
 
 _RANKS = states.PRIORITY_RANKS

@@ -13,7 +13,7 @@ from fhirserver.operations import work
 from fhirserver.operations.work import Item
 from fhirserver.search.date import milliseconds
 from fhirserver.search.reference import local
-from fhirserver.store import FOREVER, Grant
+from fhirserver.versions import FOREVER, Grant
 
 _PASSED_ON = ("DiagnosticReport", "ImagingStudy", "DocumentReference", "Observation")
 

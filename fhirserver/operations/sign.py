@@ -17,8 +17,8 @@ from fhirserver.messages import Context, Request
 from fhirserver.operations import work
 from fhirserver.operations.start_report import questionnaire
 from fhirserver.operations.work import Item
-from fhirserver.store import Grant, Write
 from fhirserver.validation import Document, instant
+from fhirserver.versions import Grant, Write
 from fhirserver.workflow import coding, contract, states
 
 _SECTIONS = {"findings": "59776-5", "impression": "19005-8", "conclusion": "19005-8"}

@@ -11,8 +11,8 @@ from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.operations import work
 from fhirserver.operations.work import Item
-from fhirserver.store import Grant, Write
 from fhirserver.validation import Document
+from fhirserver.versions import Grant, Write
 from fhirserver.workflow import coding, contract
 
 

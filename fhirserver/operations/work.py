@@ -17,8 +17,8 @@ from fhirserver.interactions import put
 from fhirserver.messages import Context
 from fhirserver.search.query import parse
 from fhirserver.search.reference import local
-from fhirserver.store import EVERYTHING, Stored, Write
 from fhirserver.validation import Document, built, loads
+from fhirserver.versions import EVERYTHING, Stored, Write
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.eligibility import Reader, Reading, Verdict, judge
 

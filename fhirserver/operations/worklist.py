@@ -17,8 +17,8 @@ from fhirserver.operations import work
 from fhirserver.operations.work import Item
 from fhirserver.search.date import LAST, span
 from fhirserver.search.query import parse
-from fhirserver.store import Stored
 from fhirserver.validation import Document, dumps, instant, loads
+from fhirserver.versions import Stored
 from fhirserver.workflow import states
 
 _OPEN = "requested,received,accepted,in-progress,on-hold"

@@ -11,8 +11,8 @@ from fhirserver.errors import BadRequest, TooCostly
 from fhirserver.messages import Context
 from fhirserver.search.query import Include, Query, parameter, parse, values
 from fhirserver.search.reference import local
-from fhirserver.store import Stored, Visible
 from fhirserver.validation import loads
+from fhirserver.versions import Stored, Visible
 
 MAX_INCLUDED = 1000
 # type -> what of it may come along; None: nothing

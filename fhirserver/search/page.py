@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 from fhirserver.errors import BadRequest, outcome
 from fhirserver.messages import Context
 from fhirserver.search.query import DEFAULT_COUNT, Query
-from fhirserver.store import Stored
 from fhirserver.validation import dumps, instant
+from fhirserver.versions import Stored
 
 _STATUS = {"POST": "201", "PUT": "200", "DELETE": "204"}
 

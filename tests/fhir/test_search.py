@@ -11,7 +11,7 @@ from fhirserver.resources import RESOURCE_TYPES
 from fhirserver.search import query as queries
 from fhirserver.search.date import span
 from fhirserver.search.string import fold
-from fhirserver.store import EVERYTHING
+from fhirserver.versions import EVERYTHING
 
 
 @pytest.fixture(scope="module")

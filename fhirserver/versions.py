@@ -1,0 +1,172 @@
+"""What is read and what will be written: versions, grants, and who sees what. Plain values, and their shape in MongoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Document = dict[str, Any]
+Filter = dict[str, Any]
+Key = tuple[str, str]
+
+FOREVER = 2**53  # milliseconds; the ``until`` of a grant without an end
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage."""
+
+    keys: tuple[str, ...] | None
+
+    def first(self) -> Filter:
+        return {} if self.keys is None else {"acl": {"$in": list(self.keys)}}
+
+    def second(self, now: int) -> list[Filter]:
+        if self.keys is None:
+            return []
+        keys = {"$in": list(self.keys)}
+        return [{"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}]
+
+    def shows(self, document: Document, now: int) -> bool:
+        if self.keys is None:
+            return True
+        granted = (grant["key"] for grant in document["grants"] if grant["until"] > now)
+        return not set(self.keys).isdisjoint([*document["base"], *granted])
+
+
+EVERYTHING = Visible(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One version of one resource, as kept. ``ts`` is milliseconds since 1970."""
+
+    type: str
+    id: str
+    version: int
+    ts: int
+    deleted: bool
+    owner: str
+    json: str
+    base: tuple[str, ...] = ()
+    grants: tuple[Document, ...] = ()
+    order: tuple[Any, ...] = ()
+    method: str = ""
+
+    @property
+    def reference(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
+@dataclass(slots=True)
+class Write:
+    """The next version of one resource. ``expected`` is the version it replaces, 0 where it is the first."""
+
+    type: str
+    id: str
+    expected: int
+    ts: int
+    method: str
+    owner: str
+    base: list[str]
+    json: str
+    data: Document | None
+    index: Document
+    grants: list[Document] = field(default_factory=list)
+
+    @property
+    def version(self) -> int:
+        return self.expected + 1
+
+    @property
+    def reference(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A right with a reason: ``order`` gives ``key`` sight of a resource until a time."""
+
+    order: str
+    key: str
+    until: int = FOREVER
+
+    def document(self) -> Document:
+        return {"order": self.order, "key": self.key, "until": self.until}
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one request will write, in one transaction: resources, and grants on resources (with the owner they must have)."""
+
+    writes: dict[Key, Write] = field(default_factory=dict)
+    shares: list[tuple[Key, Grant, str | None]] = field(default_factory=list)
+    reserved: set[Key] = field(default_factory=set)
+
+    def reserve(self, keys: Iterable[Key]) -> None:
+        """Identities that this request will create, so that its resources may refer to each other in any order."""
+        self.reserved.update(keys)
+
+    def add(self, write: Write) -> None:
+        pending = self.writes.get((write.type, write.id))
+        if pending is not None:
+            write.expected, write.grants, write.method = pending.expected, pending.grants, pending.method
+        self.writes[write.type, write.id] = write
+
+    def share(self, type_: str, id_: str, grant: Grant, owner: str | None) -> None:
+        """``owner``: the organisation that must own the resource at commit; None where the server itself vouches."""
+        self.shares.append(((type_, id_), grant, owner))
+
+    def __bool__(self) -> bool:
+        return bool(self.writes or self.shares)
+
+
+# ---------------------------------------------------------------- as MongoDB has them
+
+
+def acl(base: Iterable[str], grants: Iterable[Document], now: int) -> list[str]:
+    return sorted({*base, *(grant["key"] for grant in grants if grant["until"] > now)})
+
+
+def current_document(write: Write, now: int) -> Document:
+    index: Document = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
+    document: Document = {
+        "_id": write.id,
+        "v": write.version,
+        "ts": write.ts,
+        "deleted": write.data is None,
+        "owner": write.owner,
+        "base": write.base,
+        "grants": write.grants,
+        "acl": acl(write.base, write.grants, now),
+        "json": write.json,
+        **{name: index[name] for name in ("t", "d", "o", "c", "schema")},
+    }
+    if index.get("u"):
+        document["u"] = [f"{write.owner}|{key}" for key in index["u"]]
+    return document
+
+
+def history_document(write: Write) -> Document:
+    return {
+        "_id": f"{write.type}/{write.id}/{write.version}",
+        "rid": write.reference,
+        "type": write.type,
+        "v": write.version,
+        "ts": write.ts,
+        "method": write.method,
+        "deleted": write.data is None,
+        "owner": write.owner,
+        "json": write.json,
+    }
+
+
+def stored_from(type_: str, d: Document, order: tuple[Any, ...] = ()) -> Stored:
+    base, grants = tuple(d["base"]), tuple(d["grants"])
+    return Stored(type_, d["_id"], d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, grants, order)
+
+
+def version_from(d: Document) -> Stored:
+    type_, id_ = d["rid"].split("/")
+    return Stored(type_, id_, d["v"], d["ts"], d["deleted"], d["owner"], d["json"], method=d["method"])
