@@ -54,7 +54,10 @@ def client_auth_methods(store: AuthStore, audiences: tuple[str, ...]) -> dict[st
     key_sets = KeySets()
 
     def basic(_: Any, request: Any) -> Client | None:
-        client_id, secret = extract_basic_authorization(request.headers)
+        try:
+            client_id, secret = extract_basic_authorization(request.headers)
+        except ValueError:  # not UTF-8
+            return None
         return _with_secret(client_id, secret)
 
     def post(_: Any, request: Any) -> Client | None:

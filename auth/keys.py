@@ -22,7 +22,7 @@ def assertion_claims(assertion: str, jwks: dict[str, Any]) -> dict[str, Any] | N
     """The claims of a JWT signed with one of the keys; None where the signature, key or algorithm is not right."""
     try:
         token = jwt.decode(assertion, KeySet.import_key_set(jwks), algorithms=list(ALGORITHMS))  # type: ignore[arg-type]
-    except (JoseError, ValueError, KeyError, TypeError):
+    except (JoseError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return dict(token.claims)
 
@@ -32,7 +32,7 @@ def unverified_subject(assertion: str) -> str:
     try:
         payload = assertion.split(".")[1]
         claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
         return ""
     subject = claims.get("sub") if isinstance(claims, dict) else None
     return subject if isinstance(subject, str) else ""

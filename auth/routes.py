@@ -5,6 +5,8 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html
 
 from __future__ import annotations
 
+import logging
+import traceback
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -16,6 +18,8 @@ from starlette.responses import JSONResponse, Response
 from auth.grants import GRANTS
 from auth.keys import ALGORITHMS
 from auth.server import Server
+
+log = logging.getLogger("auth.routes")
 
 _MAX_FORM = 64 * 1024
 
@@ -34,7 +38,11 @@ def install(app: FastAPI, server: Server) -> None:
         except ValueError:
             return JSONResponse({"error": "invalid_request", "error_description": "the form cannot be read"}, 400)
         headers = {name.title(): value for name, value in request.headers.items()}
-        status, answered, text = await run_in_threadpool(server.token, pairs, headers)
+        try:
+            status, answered, text = await run_in_threadpool(server.token, pairs, headers)
+        except Exception as error:  # its text may hold what was sent: it is neither told nor logged
+            log.error("Unexpected %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            return JSONResponse({"error": "server_error"}, 503, {"Cache-Control": "no-store", "Retry-After": "2"})
         return Response(text, status, answered)
 
     async def smart_configuration(_: Request) -> Response:

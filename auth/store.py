@@ -52,7 +52,8 @@ class AuthStore:
         self, client_id: str, scope: str, *, secret: str | None = None, jwks: Document | None = None, jwks_uri: str | None = None,
         organization: str | None = None, redirect_uris: tuple[str, ...] = (), launch_uri: str | None = None,
     ) -> None:  # fmt: skip
-        """Register a client, or replace its registration."""
+        """Register a client, or replace its registration. Error: ValueError for an organisation that overlaps another."""
+        self._distinct(organization or self.home)
         method = "private_key_jwt" if jwks or jwks_uri else "client_secret_basic" if secret else "none"
         document = {
             "_id": client_id,
@@ -71,8 +72,18 @@ class AuthStore:
         return self.clients.find_one({"_id": client_id})
 
     def add_user(self, name: str, roles: tuple[str, ...], practitioner: str | None, organization: str | None) -> None:
+        self._distinct(organization or self.home)
         document = {"_id": name, "roles": list(roles), "practitioner": practitioner, "organization": organization or self.home}
         self.users.replace_one({"_id": name}, document, upsert=True)
+
+    def _distinct(self, organization: str) -> None:
+        """The ids that an organisation chooses begin with its own: no organisation's id may be another's prefix."""
+        known = {*self.clients.distinct("organization"), *self.users.distinct("organization"), self.home}
+        for other in known - {organization}:
+            if other.startswith(f"{organization}-") or organization.startswith(f"{other}-"):
+                raise ValueError(
+                    f"the organisation {organization} cannot be told from {other}: one begins with the other and -"
+                )
 
     def user(self, name: str) -> Document | None:
         return self.users.find_one({"_id": name})

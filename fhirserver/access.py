@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from auth.principal import ANONYMOUS, Principal
 from fhirserver.definitions import ResourceType
-from fhirserver.errors import Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
+from fhirserver.errors import Conflict, Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
 from fhirserver.messages import Context
 from fhirserver.search.reference import local
 from fhirserver.validation import Document, references
-from fhirserver.versions import Stored, Visible
+from fhirserver.versions import Stored, Visible, Write
 
 # https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-fhir-resources
 LETTERS = {
@@ -54,15 +54,34 @@ def found(ctx: Context, type_: ResourceType, id_: str) -> Stored:
     if pending is not None:
         base, grants = tuple(pending.base), tuple(pending.grants)
         deleted = pending.data is None
-        return Stored(type_.name, id_, pending.version, pending.ts, deleted, pending.owner, pending.json, base, grants)
+        return Stored(
+            type_.name, id_, pending.version, pending.ts, deleted, pending.owner, pending.json, base, grants,
+            generation=pending.generation, sealed=pending.sealed,
+        )  # fmt: skip
     stored = ctx.store.get(type_.name, id_, visible(ctx.principal, type_.name))
     if stored is None:
         raise NotFound(f"No {type_.name} has this id.")
     return stored
 
 
+def writable(ctx: Context, type_: ResourceType) -> None:
+    """People write some types only in their role; a system acts for its organisation."""
+    if type_.writers and not any(ctx.principal.acts_as(role) for role in type_.writers):
+        raise Forbidden(f"A {type_.name} is written in the role of {' or '.join(type_.writers)}.")
+
+
+def shows(ctx: Context, written: Write) -> bool:
+    """Whether the caller may see what an operation wrote."""
+    seen = visible(ctx.principal, written.type)
+    return seen.keys is None or not set(seen.keys).isdisjoint(
+        [*written.base, *(grant["key"] for grant in (*written.kept, *written.grants))]
+    )
+
+
 def owned(ctx: Context, stored: Stored) -> None:
-    """Plain writes are the owner's; what others may do to a resource, operations do."""
+    """Plain writes are the owner's; what others may do to a resource, operations do. What is sealed stays as it is."""
+    if stored.sealed:
+        raise Conflict(f"This {stored.type} is part of a signed report and does not change.")
     if stored.owner != ctx.principal.organization:
         raise Forbidden(f"This {stored.type} belongs to another organisation; it can be read, not changed, from here.")
 
@@ -75,6 +94,8 @@ def resolvable(ctx: Context, sets: list[tuple[str, Document]]) -> None:
     wanted: dict[str, dict[str, list[str]]] = {}
     broken: list[Issue] = []
     for prefix, data in sets:
+        if data.get("resourceType") == "Bundle":
+            continue  # what is inside a stored Bundle refers to what is inside it
         for where, reference in references(data, prefix):
             target = local(reference, ctx.base)
             if target is not None:

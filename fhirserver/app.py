@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -23,15 +25,15 @@ from auth.principal import Principal
 from auth.scopes import parse_all
 from auth.server import Server
 from auth.store import AuthStore
-from fhirserver import audit, health, rest, studies
+from fhirserver import audit, health, rest
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Note, Request
+from fhirserver.moments import milliseconds
 from fhirserver.pages import home
 from fhirserver.resources import RESOURCE_TYPES
-from fhirserver.search.date import milliseconds
 from fhirserver.search.query import indexes
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
@@ -81,6 +83,7 @@ class Installation:
             ),
         )
         self._seal: Seal | None = None
+        self._secret: bytes | None = None
 
     @property
     def seal(self) -> Seal:
@@ -107,9 +110,8 @@ class Installation:
         self.blobs.sweep(time.time() - 86_400)
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
-        touched = tuple(f"ImagingStudy/{studies.name('ImagingStudy', owner, uid)}" for owner, uid in rows)
-        owners = frozenset(owner for owner, _ in rows)
-        self.trail.append(Note(principal, "read", self.clock(), "0", touched, owners, query, interaction))
+        touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner) for owner, uid in rows)
+        self.trail.append(Note(principal, "read", self.clock(), "0", touched, query, interaction))
 
     def archive(self) -> Archive:
         return Archive(
@@ -171,7 +173,16 @@ class Installation:
             unseal=lambda sealed: self.seal.open(sealed),
             home=self.settings.organization,
             note=self.trail.append,
+            derived_id=self.derived_id,
+            rematch=self.arrivals.rematch,
         )
+
+    def derived_id(self, *parts: str) -> str:
+        """The same each time, and not to be guessed without this installation's secret."""
+        if self._secret is None:
+            self._secret = self.auth.key("ids", secrets.token_bytes(32))
+        digest = hmac.digest(self._secret, "|".join(parts).encode(), "sha256")
+        return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
 def create_app(

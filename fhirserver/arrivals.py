@@ -16,7 +16,7 @@ from fhirserver import access, studies
 from fhirserver.dispatch import retried
 from fhirserver.errors import FHIRError, Unavailable
 from fhirserver.messages import Context
-from fhirserver.search.date import milliseconds
+from fhirserver.moments import milliseconds
 from fhirserver.store import Store, translated
 from imaging.index import Index
 
@@ -46,7 +46,7 @@ class Arrivals:
         with translated():
             self._index.mark(owner, uid, milliseconds(self._clock()))
         if self._due((owner, uid)):
-            self.update(owner, uid, complete=False)
+            self._tried(owner, uid, complete=False)
 
     def _due(self, key: tuple[str, str]) -> bool:
         with self._lock:
@@ -65,6 +65,11 @@ class Arrivals:
         retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
         with translated():
             self._index.settle(owner, uid, when, complete=complete)
+
+    def rematch(self, owner: str, uid: str) -> None:
+        """An order came or changed: the study is looked at again by the next pass."""
+        with translated():
+            self._index.again(owner, uid)
 
     def settle(self) -> None:
         """What came since the last update; and studies that have been quiet long enough are complete."""

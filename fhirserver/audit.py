@@ -13,15 +13,15 @@ import os
 import threading
 import uuid
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from auth.principal import Principal
 from fhirserver.errors import Conflict
-from fhirserver.messages import Context, Note
-from fhirserver.search.date import milliseconds
+from fhirserver.messages import Context, Note, Touched
+from fhirserver.moments import milliseconds
 from fhirserver.search.query import index
 from fhirserver.store import Store
 from fhirserver.validation import Document, Resource, built, instant, loads
@@ -90,16 +90,30 @@ def provenance(ctx: Context, targets: Iterable[str], activity: str, extra: Docum
 
 
 def record(ctx: Context, interaction: str, operation: str = "") -> None:
-    """Add this request's AuditEvent and, unless the operation made its own, its Provenance to the changes."""
-    writes = list(ctx.changes.writes.values())
-    targets = [f"{w.reference}/_history/{w.version}" for w in writes if w.type != "Provenance"]
-    touched = [w.reference for w in writes if w.type != "Provenance"] or [f"{t}/{i}" for (t, i), _, _ in ctx.changes.shares]
-    if targets and not any(w.type == "Provenance" for w in writes):
-        activity = operation or ("CREATE" if all(w.expected == 0 for w in writes) else "UPDATE")
+    """Add this request's AuditEvents, and the Provenance of every write that has none yet, to the changes."""
+    writes = [w for w in ctx.changes.writes.values() if w.type != "Provenance"]
+    proofs = [w.data for w in ctx.changes.writes.values() if w.type == "Provenance" and w.data]
+    proven = {target["reference"] for proof in proofs for target in proof["target"]}
+    unproven = [w for w in writes if f"{w.reference}/_history/{w.version}" not in proven]
+    if unproven:
+        activity = operation or ("CREATE" if all(w.expected == 0 for w in unproven) else "UPDATE")
+        targets = [f"{w.reference}/_history/{w.version}" for w in unproven]
         add(ctx, provenance(ctx, targets, "DELETE" if interaction == "delete" else activity))
-    document = event(ctx.principal, interaction, instant(ctx.now), "0", touched, operation=operation)
-    readers = {f"org/{w.owner}" for w in writes} | {f"org/{ctx.principal.organization}"}
-    add(ctx, document, sorted(readers))
+    touched = [(w.reference, w.owner) for w in writes] or [(f"{t}/{i}", "") for (t, i), _, _ in ctx.changes.shares]
+    for owner, document in events(ctx.principal, interaction, instant(ctx.now), "0", touched, operation=operation):
+        add(ctx, document, [f"org/{owner}"])
+
+
+def events(
+    principal: Principal, interaction: str, when: str, outcome: str, touched: Iterable[Touched], query: str = "", operation: str = ""
+) -> Iterator[tuple[str, Document]]:  # fmt: skip
+    """(organisation, event): the caller's own with everything, and each other owner's with what is theirs and no query."""
+    rows = list(touched)
+    own = principal.organization
+    yield own, event(principal, interaction, when, outcome, [reference for reference, _ in rows], query, operation)
+    for owner in sorted({owner for _, owner in rows} - {own, ""}):
+        theirs = [reference for reference, whose in rows if whose == owner]
+        yield owner, event(principal, interaction, when, outcome, theirs, operation=operation)
 
 
 def add(ctx: Context, document: Document, base: list[str] | None = None) -> Write:
@@ -148,7 +162,6 @@ class Trail:
                 note.interaction,
                 note.outcome,
                 note.touched,
-                sorted(note.owners),
                 note.query,
                 note.operation,
             ]
@@ -209,9 +222,9 @@ def materialise(store: Store) -> None:
 
 
 def _materialise(changes: Changes, store: Store, id_: str, line: list[Any]) -> None:
-    ts, (client, user, organization, practitioner), interaction, outcome, touched, owners, query, operation = line
+    ts, (client, user, organization, practitioner), interaction, outcome, touched, query, operation = line
     principal = Principal(client, organization, (), user, frozenset(), practitioner)
     when = datetime.fromtimestamp(ts / 1000, timezone.utc)
-    resource = built(event(principal, interaction, instant(when), outcome, touched, query, operation))
-    base = sorted({f"org/{owner}" for owner in owners} | {f"org/{organization}"})
-    _add(changes, store, resource, id_, when, organization, base)
+    rows = [(reference, owner) for reference, owner in touched]
+    for number, (owner, document) in enumerate(events(principal, interaction, instant(when), outcome, rows, query, operation)):
+        _add(changes, store, built(document), f"{id_}-{number}", when, organization, [f"org/{owner}"])

@@ -5,7 +5,9 @@ https://hl7.org/fhir/R4/http.html#transaction
 
 from __future__ import annotations
 
+import logging
 import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +19,8 @@ from fhirserver.errors import BadRequest, FHIRError, Invalid, Issue, TooLarge
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.validation import Document, dumps, loads
 
+log = logging.getLogger("fhirserver.bundle")
+
 MAX_ENTRIES = 1000
 _ORDER = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
 _HEADERS = {
@@ -25,7 +29,8 @@ _HEADERS = {
     "ifNoneExist": "if-none-exist",
     "ifModifiedSince": "if-modified-since",
 }
-_LINK = re.compile(rb'("(?:reference|url|uri|valueUri|valueUrl|valueCanonical)"\s*:\s*)"(urn:(?:uuid|oid):[^"\\]+)"')
+_LINK = re.compile(rb'("(?:reference|url|uri|valueUri|valueUrl|valueCanonical)"\s*:\s*)"([^"\\]+)"')
+_REST = re.compile(r"https?://.+/([A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
 
 
 class _RawEntry(msgspec.Struct):
@@ -43,6 +48,7 @@ class Road:
     dispatch: Callable[[Context, Request], Reply]
     perform: Callable[[Context, Request], Reply]
     retried: Callable[[Context, str, str, Callable[[Context], Reply]], Reply]
+    acts: Callable[[Request], bool]  # more than a plain write: it comes after those it rests on
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ def _problems(row: Any, path: str) -> list[Issue]:
         return [Issue("required", "An entry has a request.", f"{path}.request")]
     if asked.get("method") not in _ORDER:
         return [Issue("value", "The method is GET, POST, PUT or DELETE.", f"{path}.request.method")]
-    if not isinstance(asked.get("url"), str):
+    if not isinstance(asked.get("url"), str) or not asked["url"].strip("/"):
         return [Issue("required", "A request has a url.", f"{path}.request.url")]
     if asked["method"] in ("POST", "PUT") and "$" not in asked["url"] and not isinstance(row.get("resource"), dict):
         return [Issue("required", "This method needs a resource.", f"{path}.resource")]
@@ -114,6 +120,11 @@ def _alone(ctx: Context, entry: Entry, road: Road) -> Reply:
         return road.dispatch(ctx, entry.request)
     except FHIRError as error:
         return Reply(error.status, dumps(error.outcome()))
+    except Exception as error:  # our own mistake with one entry is not the others' loss
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("Unexpected %s in a batch\n%s", type(error).__name__, where)
+        failed = FHIRError("The server failed; nothing was changed by this entry.")
+        return Reply(failed.status, dumps(failed.outcome()))
 
 
 # ---------------------------------------------------------------- transaction
@@ -123,7 +134,7 @@ def _transaction(ctx: Context, entries: list[Entry], request: Request, road: Roa
     _distinct(entries)
     links = _links(entries)
     resolved = [replace(e, request=replace(e.request, body=_relinked(e.request.body, links))) for e in entries]
-    ordered = sorted(resolved, key=lambda entry: _ORDER[entry.request.method])
+    ordered = sorted(resolved, key=lambda entry: (_ORDER[entry.request.method], road.acts(entry.request)))
     replies: dict[int, Reply] = {}
 
     def plan(fresh: Context) -> Reply:
@@ -167,13 +178,18 @@ def _distinct(entries: list[Entry]) -> None:
 
 
 def _links(entries: list[Entry]) -> dict[bytes, bytes]:
-    """fullUrl -> the reference that it becomes."""
+    """fullUrl -> the reference that it becomes; also as a reference relative to the sender's own base.
+
+    https://hl7.org/fhir/R4/bundle.html#references
+    """
     links: dict[bytes, bytes] = {}
     for entry in entries:
-        if entry.full_url and entry.new_id:
-            links[entry.full_url.encode()] = f"{entry.request.path}/{entry.new_id}".encode()
-        elif entry.full_url and entry.request.method == "PUT":
-            links[entry.full_url.encode()] = entry.request.path.encode()
+        becomes = f"{entry.request.path}/{entry.new_id}" if entry.new_id else entry.request.path
+        if not entry.full_url or entry.request.method not in ("POST", "PUT"):
+            continue
+        links[entry.full_url.encode()] = becomes.encode()
+        if entry.new_id and (rest := _REST.fullmatch(entry.full_url)):
+            links[rest[1].encode()] = becomes.encode()
     return links
 
 
@@ -188,8 +204,7 @@ def _relinked(body: bytes, links: dict[bytes, bytes]) -> bytes:
 def _answer(kind: str, replies: list[Reply], minimal: bool) -> Reply:
     rows = ",".join(_row(reply, minimal) for reply in replies)
     body = f'{{"resourceType":"Bundle","type":"{kind}"' + (f',"entry":[{rows}]' if rows else "") + "}"
-    touched = tuple(reference for reply in replies for reference in reply.touched)
-    return Reply(200, body, touched=touched, owners=frozenset().union(*(reply.owners for reply in replies)))
+    return Reply(200, body, touched=tuple(row for reply in replies for row in reply.touched))
 
 
 def _row(reply: Reply, minimal: bool) -> str:

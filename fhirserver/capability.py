@@ -10,8 +10,8 @@ from typing import Any
 
 from fhir.resources.R4B.capabilitystatement import CapabilityStatement
 
-from fhirserver import __version__
-from fhirserver.definitions import Operation, ResourceType
+from fhirserver import __date__, __version__
+from fhirserver.definitions import Operation, ResourceType, never
 from fhirserver.messages import Context
 from fhirserver.operations import OPERATIONS
 from fhirserver.search.query import parameters
@@ -28,7 +28,7 @@ def statement(ctx: Context) -> str:
 def _statement(base: str, types: tuple[ResourceType, ...]) -> str:
     document = {
         "status": "active",
-        "date": "2026-11-24",
+        "date": __date__,
         "kind": "instance",
         "software": {"name": "fhirserver", "version": __version__},
         "implementation": {"description": "FHIR R4 server for teleradiology", "url": base},
@@ -38,7 +38,7 @@ def _statement(base: str, types: tuple[ResourceType, ...]) -> str:
             {
                 "mode": "server",
                 "security": _security(base),
-                "resource": [_resource(type_) for type_ in types],
+                "resource": [_resource(type_, types) for type_ in types],
                 "interaction": [{"code": "transaction"}, {"code": "batch"}],
                 "searchParam": [
                     {"name": "_id", "type": "token"},
@@ -60,12 +60,12 @@ def _security(base: str) -> dict[str, Any]:
     return {"extension": [uris], "service": [{"coding": [service]}]}
 
 
-def _resource(type_: ResourceType) -> dict[str, Any]:
-    writes = () if type_.insert_only else (*_WRITES, "delete") if type_.deletable else _WRITES
+def _resource(type_: ResourceType, types: tuple[ResourceType, ...]) -> dict[str, Any]:
+    writes = () if type_.insert_only else _WRITES if type_.deletable is never else (*_WRITES, "delete")
     row: dict[str, Any] = {
         "type": type_.name,
         "interaction": [{"code": code} for code in (*_READS, *writes)],
-        "versioning": "versioned-update",
+        "versioning": "versioned",
         "readHistory": True,
         "updateCreate": bool(writes),
         "conditionalCreate": False,
@@ -74,6 +74,9 @@ def _resource(type_: ResourceType) -> dict[str, Any]:
             {"name": p.code, "type": p.kind, **({"definition": p.url} if p.url else {})} for p in parameters(type_).values()
         ],
     }
+    row["searchRevInclude"] = [
+        f"{t.name}:{p.code}" for t in types for p in parameters(t).values() if type_.name in (p.targets or ())
+    ]
     operations = [_operation(operation) for operation in OPERATIONS if operation.type == type_.name]
     if operations:
         row["operation"] = operations

@@ -19,6 +19,11 @@ Document = dict[str, Any]
 Rule = Callable[[Document | None, Document], "list[Issue]"]
 
 
+def never(_: Document) -> bool:
+    """Of what is part of the record."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class SearchParam:
     """A search parameter, the standard's or ours; ``aliases`` are other spellings that partners send."""
@@ -35,6 +40,7 @@ class SearchParam:
 class ResourceType:
     """What a type adds to the standard. ``base_keys`` says who reads a resource besides those it is shared with;
     ``unique`` names business keys that one organisation may use once; ``sorts`` are the parameters offered for _sort;
+    ``writers`` are the roles in which people write it (systems act for their organisation);
     ``left_out`` are the standard's parameters that are not served;
     ``referrers`` are the (type, parameter) whose existence forbids a delete."""
 
@@ -47,8 +53,9 @@ class ResourceType:
     rules: tuple[Rule, ...] = ()
     base_keys: Callable[[str, Document], list[str]] = lambda owner, _: [f"org/{owner}"]
     unique: Callable[[Document], list[str]] = lambda _: []
-    deletable: bool = True
+    deletable: Callable[[Document], bool] = lambda _: True
     insert_only: bool = False
+    writers: tuple[str, ...] = ()
     referrers: tuple[tuple[str, str], ...] = ()
 
 

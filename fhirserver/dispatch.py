@@ -5,7 +5,9 @@ https://hl7.org/fhir/R4/http.html
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +15,12 @@ from urllib.parse import urlencode
 
 from fhirserver import access, audit, bundle, capability, interactions
 from fhirserver.definitions import Operation, ResourceType
-from fhirserver.errors import BadRequest, Conflict, Forbidden, MethodNotAllowed, NotFound, Unauthorized
+from fhirserver.errors import BadRequest, Conflict, Duplicate, Forbidden, MethodNotAllowed, NotFound, Unauthorized
 from fhirserver.messages import Context, Note, Reply, Request
 from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
 from fhirserver.versions import Changes
 
-RETRIES = 8
+RETRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     try:
         if call.interaction == "bundle":
             access.authenticated(ctx.principal)
-            return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried))
+            return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried, acts))
         _require(ctx, call)
         if call.writes:
             return retried(ctx, call.interaction, call.code, lambda fresh: perform(fresh, request, call))
@@ -133,9 +135,7 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     except (Unauthorized, Forbidden):
         ctx.note(Note(ctx.principal, call.interaction, ctx.now, "4", operation=call.code))
         raise
-    ctx.note(
-        Note(ctx.principal, call.interaction, ctx.now, "0", reply.touched, reply.owners, urlencode(request.query), call.code)
-    )
+    ctx.note(Note(ctx.principal, call.interaction, ctx.now, "0", reply.touched, urlencode(request.query), call.code))
     return reply
 
 
@@ -152,9 +152,18 @@ def retried(ctx: Context, interaction: str, operation: str, plan: Callable[[Cont
         except Conflict:
             if not left:
                 raise
-            continue
-        return reply
+            time.sleep(random.uniform(0, 0.02))  # noqa: S311 - so that writers do not meet again
+        except Duplicate:
+            if left < RETRIES - 1:
+                raise
+        else:
+            return reply
     raise AssertionError("unreachable")
+
+
+def acts(request: Request) -> bool:
+    """Whether a POST is an act of the workflow: it looks at what the plain ones create."""
+    return request.method == "POST" and ("$" in request.path or request.path == "Task")
 
 
 def perform(ctx: Context, request: Request, call: Call | None = None) -> Reply:
@@ -164,7 +173,8 @@ def perform(ctx: Context, request: Request, call: Call | None = None) -> Reply:
         _require(ctx, call)
     if call.operation is not None:
         return _operate(ctx, request, call)
-    assert call.type is not None
+    if call.type is None:
+        raise BadRequest("This interaction cannot stand here.")
     if call.interaction in _WRITES and call.type.insert_only:
         raise MethodNotAllowed(f"A {call.type.name} is written by the server alone.")
     handler = PLAIN_WRITES.get((call.interaction, call.type.name), HANDLERS.get(call.interaction))
@@ -177,12 +187,20 @@ def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     operation = call.operation
     assert operation is not None
     inputs = parameters.read(operation, request)
+    _references(ctx, operation, inputs)
     result: Any = operation.handler(ctx, request, {"id": call.arguments[0]} | inputs if call.arguments else inputs)
-    return parameters.answer(operation, result)
+    return parameters.answer(operation, result, lambda written: access.shows(ctx, written))
+
+
+def _references(ctx: Context, operation: Operation, inputs: dict[str, Any]) -> None:
+    """What a caller names is what the caller can see; a hidden resource is answered like a missing one."""
+    named = [name for name in inputs if any(p.name == name and p.type == "Reference" for p in operation.inputs)]
+    access.resolvable(ctx, [("Parameters", {name: inputs[name]}) for name in named])
 
 
 def _require(ctx: Context, call: Call) -> None:
-    assert call.type is not None
+    if call.type is None:
+        raise BadRequest("This interaction cannot stand here.")
     if call.operation is not None:
         letter = "u" if call.operation.affects_state else "r" if call.operation.level == "instance" else "s"
     else:

@@ -65,11 +65,14 @@ class FHIRError(Exception):
 
     def at(self, prefix: str) -> FHIRError:
         """The same error, told as being at ``prefix`` (a Bundle entry)."""
-        moved = [
-            Issue(i.code, i.diagnostics, f"{prefix}.resource.{i.expression}" if i.expression else prefix, i.severity, i.details)
-            for i in self.issues
-        ]
+        moved = [Issue(i.code, i.diagnostics, _below(prefix, i.expression), i.severity, i.details) for i in self.issues]
         return type(self)(self.diagnostics, self.expression, self.details, moved)
+
+
+def _below(prefix: str, expression: str | None) -> str:
+    """``Patient.gender`` of an entry is ``Bundle.entry[1].resource.gender``."""
+    _, _, rest = (expression or "").partition(".")
+    return f"{prefix}.resource.{rest}" if rest else f"{prefix}.resource" if expression else prefix
 
 
 def outcome(issues: Iterable[Issue]) -> dict[str, Any]:

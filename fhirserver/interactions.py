@@ -15,10 +15,10 @@ from fhirserver import access
 from fhirserver.definitions import ResourceType
 from fhirserver.errors import BadRequest, Conflict, Gone, Invalid, NotFound, PreconditionFailed, TooCostly, Unsupported
 from fhirserver.messages import Context, Reply, Request
+from fhirserver.moments import milliseconds
 from fhirserver.primitives import is_id
 from fhirserver.search import includes, page
-from fhirserver.search.date import milliseconds
-from fhirserver.search.query import Pairs, Query, index, parse
+from fhirserver.search.query import MAX_COUNT, Pairs, Query, index, parse, plain, whole_number
 from fhirserver.validation import Resource, instant, loads
 from fhirserver.validation import parse as parse_resource
 from fhirserver.versions import EVERYTHING, Stored, Write
@@ -42,7 +42,7 @@ def read(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply
 def vread(ctx: Context, request: Request, type_: ResourceType, id_: str, version: str) -> Reply:
     """https://hl7.org/fhir/R4/http.html#vread"""
     seen = access.visible(ctx.principal, type_.name)
-    stored = ctx.store.vread(type_.name, id_, int(version), seen) if version.isdigit() and len(version) < 10 else None
+    stored = ctx.store.vread(type_.name, id_, int(version), seen) if re.fullmatch("[0-9]{1,9}", version) else None
     if stored is None:
         raise NotFound(f"No {type_.name} has this id and version.")
     if stored.deleted:
@@ -54,8 +54,8 @@ def history(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Re
     """https://hl7.org/fhir/R4/http.html#history"""
     count, below = page.DEFAULT_COUNT, 2**53
     for name, value in request.query:
-        if name == "_count" and value.isdigit():
-            count = min(int(value), 1000) or page.DEFAULT_COUNT
+        if name == "_count":
+            count = min(whole_number(value, name), MAX_COUNT) or page.DEFAULT_COUNT
         elif name == "_cursor":
             below = page.opened(ctx, value, f"history {type_.name}/{id_}")["v"]
         elif name not in ("_format", "_pretty"):
@@ -66,7 +66,7 @@ def history(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Re
     shown = rows[:count]
     cursor = {"v": shown[-1].version} if len(rows) > count else None
     body = page.history(ctx, f"{type_.name}/{id_}/_history", shown, count, cursor, f"history {type_.name}/{id_}")
-    return Reply(200, body, touched=(f"{type_.name}/{id_}",), owners=frozenset(row.owner for row in shown))
+    return Reply(200, body, touched=tuple((row.reference, row.owner) for row in shown[:1]))
 
 
 def search(ctx: Context, request: Request, type_: ResourceType) -> Reply:
@@ -84,15 +84,16 @@ def search(ctx: Context, request: Request, type_: ResourceType) -> Reply:
     included = includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, name))
     body = page.searchset(ctx, query, shown, included, total, cursor, fingerprint)
     rows_shown = [*shown, *included]
-    return Reply(
-        200, body, touched=tuple(row.reference for row in rows_shown), owners=frozenset(row.owner for row in rows_shown)
-    )
+    return Reply(200, body, touched=tuple((row.reference, row.owner) for row in rows_shown))
 
 
 def understood(ctx: Context, type_: ResourceType, pairs: Pairs, lenient: bool = False) -> Query:
-    """The query, its chains resolved to what this caller may see."""
+    """The query, its chains resolved to what this caller may see; this server's own base is no part of a reference."""
+    pairs = [(name, value.replace(f"{ctx.base}/", "")) for name, value in pairs]
 
-    def chain(target: str, inner: Pairs) -> list[str]:
+    def chain(target: str, inner: list[tuple[str, str]]) -> list[str]:
+        if any(name.startswith("_") and name not in ("_id", "_lastUpdated") for name, _ in inner):
+            raise Unsupported("A chain ends in a search parameter.", target)
         access.require(ctx.principal, target, "s")
         if target not in ctx.store.types:
             raise Unsupported(f"{target} is not served here.", target)
@@ -121,20 +122,22 @@ def create(ctx: Context, request: Request, type_: ResourceType, id_: str | None 
     """https://hl7.org/fhir/R4/http.html#create; ``id_`` is given where a transaction has already named it."""
     if "if-none-exist" in request.headers:
         raise Unsupported("Conditional create is not served here; the resource was not created.")
+    access.writable(ctx, type_)
     resource = parse_resource(request.body, type_.name)
     access.resolvable(ctx, [(type_.name, resource.data)])
-    write = put(ctx, type_, resource, id_ or ctx.new_id(), None, "POST")
+    write = put(ctx, type_, resource, id_ or ctx.new_id(), None, "POST" if id_ is None else "PUT")
     return written(ctx, request, write, 201)
 
 
 def update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     """https://hl7.org/fhir/R4/http.html#update"""
+    access.writable(ctx, type_)
     resource = parse_resource(request.body, type_.name)
     if resource.id != id_:
         raise BadRequest("The id in the body is the id in the URL.", f"{type_.name}.id")
+    access.resolvable(ctx, [(type_.name, resource.data)])
     current = existing(ctx, type_, id_)
     check_if_match(request, current)
-    access.resolvable(ctx, [(type_.name, resource.data)])
     if current is not None and not current.deleted and unchanged(resource, current):
         return reply(200, current)
     write = put(ctx, type_, resource, id_, current, "PUT")
@@ -147,32 +150,37 @@ def delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Rep
     check_if_match(request, current)
     if current.deleted:
         return Reply(204, headers={"ETag": f'W/"{current.version}"'})
+    access.writable(ctx, type_)
     access.owned(ctx, current)
-    if not type_.deletable:
+    if not type_.deletable(loads(current.json)):
         raise Conflict(f"A {type_.name} is part of the record and is not deleted; set its status instead.")
     for referrer, code in type_.referrers:
-        query = parse(ctx.store.types[referrer], [(code, f"{type_.name}/{id_}")], False, lambda *_: [])
+        query = plain(ctx.store.types[referrer], (code, f"{type_.name}/{id_}"))
         if ctx.store.search(query, EVERYTHING, 1):
             raise Conflict(f"Other resources ({referrer}) refer to this {type_.name}.")
     version, ts = current.version + 1, milliseconds(ctx.now)
     tomb = (
         f'{{"resourceType":"{type_.name}","id":"{id_}","meta":{{"versionId":"{version}","lastUpdated":"{instant(ctx.now)}"}}}}'
     )
-    ctx.changes.add(Write(type_.name, id_, current.version, ts, "DELETE", current.owner, list(current.base), tomb, None, {}))
-    return Reply(204, headers={"ETag": f'W/"{version}"'}, touched=(f"{type_.name}/{id_}",))
+    gone = Write(type_.name, id_, current.version, ts, "DELETE", current.owner, list(current.base), tomb, None, {})
+    gone.generation = current.generation
+    ctx.changes.add(gone)
+    return Reply(204, headers={"ETag": f'W/"{version}"'}, touched=((f"{type_.name}/{id_}", current.owner),))
 
 
 def existing(ctx: Context, type_: ResourceType, id_: str) -> Stored | None:
     """The version that a PUT replaces, or None where it may create: ids are global, so a client's own ids are bounded."""
     if not is_id(id_):
         raise BadRequest("The id in the URL is not a FHIR id.", f"{type_.name}.id")
+    mine = _UUID.fullmatch(id_) or id_.startswith(f"{ctx.principal.organization}-") or id_ == ctx.principal.organization
     pending = (type_.name, id_) in ctx.changes.writes
-    if pending or ctx.store.get(type_.name, id_, EVERYTHING) is not None:
+    seen = access.visible(ctx.principal, type_.name)
+    if pending or ctx.store.get(type_.name, id_, EVERYTHING if mine else seen) is not None:
         current = access.found(ctx, type_, id_)
         access.owned(ctx, current)
         return current
     access.require(ctx.principal, type_.name, "c")
-    if not (_UUID.fullmatch(id_) or id_.startswith(f"{ctx.principal.organization}-") or id_ == ctx.principal.organization):
+    if not mine:
         raise Invalid(
             f"To create a resource by PUT, give it a UUID (lower case) or an id that begins with {ctx.principal.organization}-.",
             f"{type_.name}.id",
@@ -214,6 +222,8 @@ def put(
     version = pending.expected if pending is not None else current.version if current is not None else 0
     text, entries = resource.text(id_, version + 1, ctx.now), index(type_, resource.data, ctx.base)
     write = Write(type_.name, id_, version, milliseconds(ctx.now), method, owner, keys, text, resource.data, entries)
+    if current is not None and pending is None:
+        write.generation, write.sealed, write.kept = current.generation, current.sealed, current.grants
     ctx.changes.add(write)
     return write
 
@@ -227,12 +237,12 @@ def written(ctx: Context, request: Request, write: Write, status: int) -> Reply:
     if status == 201:
         headers["Location"] = f"{ctx.base}/{write.reference}/_history/{write.version}"
     body = "" if request.prefers("return=minimal") else write.json
-    return Reply(status, body, headers, (write.reference,), frozenset({write.owner}))
+    return Reply(status, body, headers, ((write.reference, write.owner),))
 
 
 def reply(status: int, stored: Stored) -> Reply:
     headers = _version_headers(stored.version, stored.ts)
-    return Reply(status, stored.json, headers, (stored.reference,), frozenset({stored.owner}))
+    return Reply(status, stored.json, headers, ((stored.reference, stored.owner),))
 
 
 def _version_headers(version: int, ts: int) -> dict[str, str]:

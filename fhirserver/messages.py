@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from fhirserver.versions import Changes
 
 
+# (reference, organisation that owns it)
+Touched = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One interaction asked for. ``path`` is relative to the base; ``query`` keeps order and repeats; headers are lower case."""
@@ -36,8 +40,7 @@ class Reply:
     status: int
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    touched: tuple[str, ...] = ()
-    owners: frozenset[str] = frozenset()
+    touched: tuple[Touched, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,18 @@ class Note:
     interaction: str
     when: datetime
     outcome: str
-    touched: tuple[str, ...] = ()
-    owners: frozenset[str] = frozenset()
+    touched: tuple[Touched, ...] = ()
     query: str = ""
     operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What one request is given: who asks, when, where to read, and the changes that its commit will write."""
+    """What one request is given: who asks, when, where to read, and the changes that its commit will write.
+
+    ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``rematch`` has a
+    facility's study looked at again.
+    """
 
     store: Store
     principal: Principal
@@ -68,3 +74,5 @@ class Context:
     unseal: Callable[[str], dict[str, Any] | None]
     home: str
     note: Callable[[Note], None]
+    derived_id: Callable[..., str]
+    rematch: Callable[[str, str], None]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from pymongo import DESCENDING, IndexModel, MongoClient, errors
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
-_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "o", "c", "u", "schema")
+_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "o", "c", "u", "schema", "sealed")
 _HIDDEN = {"t": 0, "d": 0, "c": 0, "u": 0, "schema": 0}
 
 
@@ -113,27 +114,30 @@ class Store:
         """Those of the unique keys (``owner|kind|value``) whose resource exists and is visible."""
         now = self._clock()
         with translated():
-            found = list(self.database[type_].find({"u": {"$in": keys}}, {"u": 1, "base": 1, "grants": 1}))
+            found = list(self.database[type_].find({"u": {"$in": keys}}, {"u": 1, "base": 1, "grants": 1, "owner": 1}))
         return {key for row in found if visible.shows(row, now) for key in row["u"]}
 
     def vread(self, type_: str, id_: str, version: int, visible: Visible) -> Stored | None:
-        current = self.get(type_, id_, visible)
-        if current is None:
-            return None
-        with translated():
-            document = self.history.find_one({"_id": f"{type_}/{id_}/{version}"})
-        return version_from(document) if document else None
+        """Where the current version is visible, and this one was to this caller."""
+        rows = self._versions({"_id": f"{type_}/{id_}/{version}"}, type_, id_, visible, 1)
+        return rows[0] if rows else None
 
     def versions(self, type_: str, id_: str, visible: Visible, count: int, below: int) -> list[Stored]:
         """Newest first, versions smaller than ``below``. Empty where the resource is hidden or never was."""
-        if self.get(type_, id_, visible) is None:
-            return []
+        return self._versions({"rid": f"{type_}/{id_}", "v": {"$lt": below}}, type_, id_, visible, count)
+
+    def _versions(self, filter_: Filter, type_: str, id_: str, visible: Visible, count: int) -> list[Stored]:
+        now = self._clock()
         with translated():
-            rows = self.history.find({"rid": f"{type_}/{id_}", "v": {"$lt": below}}).sort("v", DESCENDING).limit(count)
-            return [version_from(row) for row in rows]
+            current = self.database[type_].find_one({"_id": id_}, {"base": 1, "grants": 1, "owner": 1})
+            if current is None or not visible.shows(current, now):
+                return []
+            rows = self.history.find(filter_).sort("v", DESCENDING)
+            shown = (row for row in rows if visible.shows_version(row, current, now))
+            return [version_from(row) for row in islice(shown, count)]
 
     def search(self, query: Asked, visible: Visible, limit: int, after: tuple[Any, ...] | None = None) -> list[Stored]:
-        fields = {"json": 1, "v": 1, "ts": 1, "deleted": 1, "owner": 1, "base": 1, "grants": 1, "o": 1}
+        fields = {"json": 1, "v": 1, "ts": 1, "deleted": 1, "owner": 1, "base": 1, "grants": 1, "o": 1, "g": 1, "sealed": 1}
         stages = self._stages(query, visible, after)
         pipeline = [*stages, {"$sort": dict(query.sort)}, {"$limit": limit}, {"$project": fields}]
         with translated():
@@ -174,6 +178,9 @@ class Store:
             )
 
     def _write(self, changes: Changes, session: ClientSession) -> None:
+        for (type_, id_), generation in changes.guards.items():
+            if (type_, id_) not in changes.writes:
+                self._guard(type_, id_, generation, session)
         created: dict[str, list[Document]] = {}
         for write in changes.writes.values():
             if write.expected == 0:
@@ -184,25 +191,39 @@ class Store:
             self.database[type_].insert_many(documents, session=session)
         for (type_, id_), grant, owner in changes.shares:
             self._share(type_, id_, grant, owner, session)
+        for order, key, until in changes.withdrawals:
+            self._withdraw(order, key, until, session)
         if changes.writes:
             self.history.insert_many([history_document(write) for write in changes.writes.values()], session=session)
 
     def _replace(self, write: Write, session: ClientSession) -> None:
         """Compare-and-set on (_id, v). Grants stay: they are changed by ``_share`` alone, and both meet in one document."""
-        collection, identity = self.database[write.type], {"_id": write.id, "v": write.expected}
+        collection = self.database[write.type]
+        identity = {"_id": write.id, "v": write.expected, "g": write.generation}
         kept = collection.find_one(identity, {"grants": 1}, session=session)
         if kept is None:
             raise Conflict("The resource was changed by another request meanwhile.")
         document = current_document(write, self._clock())
         grants = [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
         content = {name: document[name] for name in _CONTENT if name in document}
-        update: Document = {
-            "$set": content | {"base": write.base, "grants": grants, "acl": acl(write.base, grants, self._clock())}
-        }
+        acl_now = acl(write.base, grants, self._clock())
+        update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": acl_now, "g": write.generation + 1}}
         if "u" not in document:
             update["$unset"] = {"u": ""}
         if collection.update_one(identity, update, session=session).matched_count == 0:
             raise Conflict("The resource was changed by another request meanwhile.")
+
+    def _guard(self, type_: str, id_: str, generation: int, session: ClientSession) -> None:
+        """What a plan rests on is as it was: two plans that rest on one resource meet here."""
+        step = {"$set": {"g": generation + 1}}
+        if self.database[type_].update_one({"_id": id_, "g": generation}, step, session=session).matched_count == 0:
+            raise Conflict("A resource that this rests on was changed by another request meanwhile.")
+
+    def _withdraw(self, order: str, key: str, until: int, session: ClientSession) -> None:
+        given = list(self.database["shares"].find({"order": order, "key": key}, session=session))
+        for row in given:
+            self._share(row["type"], row["id"], Grant(order, key, until), None, session)
+        self.database["shares"].delete_many({"order": order, "key": key}, session=session)
 
     def _share(self, type_: str, id_: str, grant: Grant, owner: str | None, session: ClientSession) -> None:
         """Checked in the transaction that changes it, so that nobody shares what is not theirs."""
@@ -210,6 +231,14 @@ class Store:
         found = collection.find_one({"_id": id_}, {"owner": 1, "base": 1, "grants": 1}, session=session)
         if found is None or (owner is not None and found["owner"] != owner):
             raise Conflict("A resource to be shared is not the sharing organisation's.")
+        given = {
+            "_id": f"{grant.order}|{grant.key}|{type_}/{id_}",
+            "order": grant.order,
+            "key": grant.key,
+            "type": type_,
+            "id": id_,
+        }
+        self.database["shares"].replace_one({"_id": given["_id"]}, given, upsert=True, session=session)
         others = [g for g in found["grants"] if (g["order"], g["key"]) != (grant.order, grant.key)]
         grants = [*others, grant.document()]
         if grants != found["grants"]:
@@ -225,6 +254,7 @@ class Store:
             return
         with self._lock, translated():
             if type_ not in self._ready:
+                self._create("shares", [Index((("order", 1),))])
                 self._create("history", [Index((("rid", 1), ("v", -1))), Index((("ts", 1),))])
                 self._create(type_, self._indexes(self.types[type_]))
                 self._ready.add(type_)

@@ -7,23 +7,22 @@ is kept to its facility and put in a reconcile Task. https://hl7.org/fhir/R4/ima
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from fhirserver import work
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
 from fhirserver.primitives import is_date
-from fhirserver.search.query import Query, parse
 from fhirserver.validation import Document, built, loads
-from fhirserver.versions import EVERYTHING, Grant, Stored
+from fhirserver.versions import EVERYTHING, Grant, Stored, owned_by
+from fhirserver.work import Item
 from fhirserver.workflow import coding, deadlines, states
 from fhirserver.workflow.matching import Candidate, Match, match
 from imaging.study import Series, Study
 
-_NAMES = uuid.UUID("6f0e5bd5-6d7c-5d3e-9a63-5c7a1d1b2f10")
 _CONTEXT_GROUP_29 = frozenset(
     [
         "AR",
@@ -68,92 +67,99 @@ _CONTEXT_GROUP_29 = frozenset(
     ]
 )
 _SEX = {"M": "male", "F": "female", "O": "other"}
-_LIMIT = 50
-
-
-def name(*parts: str) -> str:
-    """A logical id made from what identifies the thing: the same study always gets the same one."""
-    return str(uuid.uuid5(_NAMES, "|".join(parts)))
 
 
 def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     """Plan all that follows from a study's arrival into ``ctx.changes``. ``ctx`` acts for the study's own facility."""
     current = _current(ctx, study)
+    known: Document = loads(current.json) if current and not current.deleted else {}
     found = _matched(ctx, study)
-    patient = found.patient or _patient(ctx, study)
-    orders = list(found.orders) or ([] if found.conflicting else [_draft_order(ctx, study, patient)])
-    known: Document = loads(current.json) if current else {}
+    patient = found.patient or known.get("subject", {}).get("reference") or _patient(ctx, study)
+    orders = _orders(ctx, study, patient, found, known)
     status = "available" if complete or known.get("status") == "available" else "registered"
-    document = imaging_study(ctx, study, patient, orders, status)
-    resource = built(document)
-    id_ = current.id if current else name("ImagingStudy", study.owner, study.uid)
-    if current is None or not unchanged(resource, current):
+    resource = built(known | imaging_study(ctx, study, patient, orders, status))
+    id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
+    if current is None or current.deleted or not unchanged(resource, current):
         put(ctx, ctx.store.types["ImagingStudy"], resource, id_, current, "PUT" if current else "POST")
-    if found.conflicting:
+    if found.conflicting and not orders:
         _reconcile(ctx, study, id_, patient, found)
     for order in orders:
-        _follow_order(ctx, order, id_, status)
-    return Reply(200, touched=(f"ImagingStudy/{id_}",))
+        follow_order(ctx, study.owner, order, id_, status)
+    return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner),))
+
+
+def _orders(ctx: Context, study: Study, patient: str, found: Match, known: Document) -> list[str]:
+    """Those that match and those that people linked; where there is none, a draft made of the study itself."""
+    draft = f"ServiceRequest/{ctx.derived_id('ServiceRequest', study.owner, study.uid)}"
+    linked = [reference["reference"] for reference in known.get("basedOn", ()) if "reference" in reference]
+    orders = list(dict.fromkeys([*(order for order in linked if order != draft), *found.orders]))
+    if orders:
+        if draft in linked:
+            _superseded(ctx, draft)
+        return orders
+    return [] if found.conflicting else [_draft_order(ctx, study, patient)]
+
+
+def _superseded(ctx: Context, draft: str) -> None:
+    """The study's own order came after all: the draft that stood for it is taken back, unless a clerk confirmed it."""
+    found = work.item(ctx, draft)
+    if found is not None and found.status == "draft":
+        work.save(ctx, found, found.data | {"status": "revoked"})
 
 
 def _current(ctx: Context, study: Study) -> Stored | None:
-    rows = owned(ctx, study.owner, "ImagingStudy", [("identifier", f"urn:dicom:uid|urn:oid:{study.uid}")])
-    return rows[0] if rows else None
+    """The study's resource, a deleted one too."""
+    rows = work.items(ctx, (study.owner,), "ImagingStudy", ("identifier", f"urn:dicom:uid|urn:oid:{study.uid}"))
+    return rows[0].stored if rows else _own(ctx, study, "ImagingStudy", ctx.derived_id("ImagingStudy", study.owner, study.uid))
 
 
-def owned(ctx: Context, owner: str, type_: str, pairs: list[tuple[str, str]]) -> list[Stored]:
-    """The facility's own resources that match."""
-    query: Query = parse(ctx.store.types[type_], pairs, False, lambda *_: [])
-    return [row for row in ctx.store.search(query, EVERYTHING, _LIMIT) if row.owner == owner]
+def _own(ctx: Context, study: Study, type_: str, id_: str) -> Stored | None:
+    return ctx.store.get(type_, id_, owned_by(study.owner))
 
 
 # ---------------------------------------------------------------- order and patient
 
 
 def _matched(ctx: Context, study: Study) -> Match:
-    numbers = [_escaped(accession.number) for accession in study.accessions]
-    if not numbers:
+    if not study.accessions:
         return Match()
-    rows = owned(
-        ctx, study.owner, "ServiceRequest", [("identifier", ",".join(numbers)), ("status", "draft,active,on-hold,completed")]
+    numbers = ",".join(escaped(accession.number) for accession in study.accessions)
+    rows = work.items(
+        ctx, (study.owner,), "ServiceRequest", ("identifier", numbers), ("status", "draft,active,on-hold,completed")
     )
-    candidates = [c for row in rows if (c := _candidate(ctx, row, study))]
-    return match(study.attributes.get("PatientID", ""), birth_date(study), candidates)
+    return match(
+        study.attributes.get("PatientID", ""), birth_date(study), [c for row in rows if (c := _candidate(ctx, row, study))]
+    )
 
 
-def _candidate(ctx: Context, row: Stored, study: Study) -> Candidate | None:
-    order = loads(row.json)
-    if row.id == name("ServiceRequest", study.owner, study.uid):
-        return None  # the draft that this study itself made
-    reference = order["subject"].get("reference", "")
-    stored = (
-        ctx.store.get("Patient", reference.removeprefix("Patient/"), EVERYTHING) if reference.startswith("Patient/") else None
-    )
-    if stored is None or stored.deleted:
-        return Candidate(row.reference, reference, frozenset(), None)
-    patient = loads(stored.json)
-    ids = frozenset(i["value"] for i in patient.get("identifier", ()) if "value" in i)
-    return Candidate(row.reference, reference, ids, patient.get("birthDate"))
+def _candidate(ctx: Context, order: Item, study: Study) -> Candidate | None:
+    values = {i.get("value") for i in order.data.get("identifier", ())}
+    if order.stored.id == ctx.derived_id("ServiceRequest", study.owner, study.uid) or values.isdisjoint(
+        a.number for a in study.accessions
+    ):
+        return None  # the draft that this study itself made, or a number that only looks alike
+    reference = order.data["subject"].get("reference", "")
+    patient = work.item(ctx, reference) if reference.startswith("Patient/") else None
+    if patient is None:
+        return Candidate(order.reference, reference, frozenset(), None)
+    ids = frozenset(i["value"] for i in patient.data.get("identifier", ()) if "value" in i)
+    return Candidate(order.reference, reference, ids, patient.data.get("birthDate"))
 
 
 def _patient(ctx: Context, study: Study) -> str:
     """The facility's patient of this id, or a new one from the header. Never by name, never another facility's."""
-    number = study.attributes.get("PatientID", "")
+    number, born = study.attributes.get("PatientID", ""), birth_date(study)
     if number:
-        rows = owned(ctx, study.owner, "Patient", [("identifier", _escaped(number))])
-        same = [row for row in rows if loads(row.json).get("birthDate") in (None, birth_date(study)) or not birth_date(study)]
+        rows = work.items(ctx, (study.owner,), "Patient", ("identifier", escaped(number)))
+        named = [row for row in rows if any(i.get("value") == number for i in row.data.get("identifier", ()))]
+        same = [row for row in named if not born or row.data.get("birthDate") in (None, born)]
         if len(same) == 1:
             return same[0].reference
-    id_ = name(
-        "Patient",
-        study.owner,
-        study.attributes.get("IssuerOfPatientID", ""),
-        number,
-        birth_date(study) or "",
-        "" if number else study.uid,
-    )
-    if ctx.store.get("Patient", id_, EVERYTHING) is None:
-        put(ctx, ctx.store.types["Patient"], built(patient_of(study)), id_, None, "POST")
+    issuer = study.attributes.get("IssuerOfPatientID", "")
+    id_ = ctx.derived_id("Patient", study.owner, issuer, number, born or "", "" if number else study.uid)
+    stored = _own(ctx, study, "Patient", id_)
+    if stored is None or stored.deleted:
+        put(ctx, ctx.store.types["Patient"], built(patient_of(study)), id_, stored, "POST" if stored is None else "PUT")
     return f"Patient/{id_}"
 
 
@@ -194,8 +200,9 @@ def birth_date(study: Study) -> str | None:
 
 def _draft_order(ctx: Context, study: Study, patient: str) -> str:
     """From the header and the facility's defaults, for a clerk to confirm."""
-    id_ = name("ServiceRequest", study.owner, study.uid)
-    if ctx.store.get("ServiceRequest", id_, EVERYTHING) is None:
+    id_ = ctx.derived_id("ServiceRequest", study.owner, study.uid)
+    stored = _own(ctx, study, "ServiceRequest", id_)
+    if stored is None or stored.deleted:
         defaults = facility_defaults(ctx, study.owner)
         description = study.attributes.get("StudyDescription") or " ".join(_modalities(study)) or "Imaging"
         document: Document = {
@@ -214,7 +221,7 @@ def _draft_order(ctx: Context, study: Study, patient: str) -> str:
         }
         if study.accessions:
             document["identifier"] = [_accession(study, a.number, a.issuer) for a in study.accessions]
-        put(ctx, ctx.store.types["ServiceRequest"], built(document), id_, None, "POST")
+        put(ctx, ctx.store.types["ServiceRequest"], built(document), id_, stored, "POST" if stored is None else "PUT")
     return f"ServiceRequest/{id_}"
 
 
@@ -226,36 +233,27 @@ def facility_defaults(ctx: Context, facility: str) -> dict[str, str]:
     return {e["url"]: e["valueCode"] for e in defaults.get("extension", ()) if "valueCode" in e}
 
 
-def _follow_order(ctx: Context, order: str, study_id: str, status: str) -> None:
+def follow_order(ctx: Context, facility: str, reference: str, study_id: str, status: str) -> None:
     """Who reads the order reads the study; and images that are there make its coordination Task ready for assignment."""
-    row = ctx.store.get("ServiceRequest", order.removeprefix("ServiceRequest/"), EVERYTHING)
-    for grant in row.grants if row else ():
-        ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), None)
-    if row is None or status != "available":
+    order = work.item(ctx, reference)
+    if order is None or order.stored.type != "ServiceRequest" or order.stored.owner != facility:
         return
-    query = parse(
-        ctx.store.types["Task"],
-        [("focus", order), ("code", "coordinate"), ("status", "requested,accepted")],
-        False,
-        lambda *_: [],
-    )
-    for task in ctx.store.search(query, EVERYTHING, 10):
-        document = loads(task.json)
-        if coding.business_status(document) == states.AWAITING_IMAGES:
-            document.setdefault("restriction", {"period": {"end": _due(ctx, document)}})
-            document["businessStatus"] = coding.concept(coding.BUSINESS_STATUS, states.READY_FOR_ASSIGNMENT)
-            put(ctx, ctx.store.types["Task"], built(document), task.id, task, "PUT")
-
-
-def _due(ctx: Context, task: Document) -> str:
-    """The clock starts when the images are complete."""
-    due = deadlines.due(task.get("priority", "routine"), ctx.now)
-    return due.isoformat(timespec="seconds").replace("+00:00", "Z")
+    for grant in order.stored.grants:
+        if grant["order"] == order.reference:
+            ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), facility)
+    ctx.changes.guard(order.stored)  # a dispatch at this moment and this arrival do not miss each other
+    t0 = work.coordination(ctx, order) if status == "available" else None
+    if t0 is None or coding.business_status(t0.data) != states.AWAITING_IMAGES:
+        return
+    taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
+    business = work.business(states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT)
+    end = None if "restriction" in t0.data else work.timestamp(deadlines.due(t0.data.get("priority", "routine"), ctx.now))
+    work.reschedule(ctx, t0, end, businessStatus=business)
 
 
 def _reconcile(ctx: Context, study: Study, study_id: str, patient: str, found: Match) -> None:
-    id_ = name("reconcile", study.owner, study.uid)
-    if ctx.store.get("Task", id_, EVERYTHING) is not None:
+    id_ = ctx.derived_id("reconcile", study.owner, study.uid)
+    if _own(ctx, study, "Task", id_) is not None:
         return
     document = {
         "resourceType": "Task",
@@ -390,10 +388,11 @@ def _clean(text: str | None) -> str | None:
 
 
 def _unsigned(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() and len(text) < 10 else None
+    return int(text) if text and re.fullmatch("[0-9]{1,9}", text) else None
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
+    """A value as a search takes it."""
     return re.sub(r"([\\,|$])", r"\\\1", value)
 
 

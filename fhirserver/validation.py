@@ -17,12 +17,14 @@ import msgspec
 
 from fhirserver import r4
 from fhirserver.errors import BadRequest, Invalid, Issue, TooLarge
+from fhirserver.invariants import INVARIANTS
 from fhirserver.primitives import CHECKS, is_id, is_text
 
 MAX_RESOURCE = 8 * 1024 * 1024
 _DEPTH = 64
 _PROBLEMS = 100
 _LITERAL = re.compile(r"(?:.*/)?([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _TEXT_TYPES = frozenset({"string", "markdown"})
 _ENCODE = msgspec.json.Encoder(decimal_format="number").encode
 _SPLIT = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -62,8 +64,12 @@ def dumps(value: Any) -> str:
 def loads(body: bytes | str) -> Any:
     """JSON by RFC 8259, strictly: no NaN, no doubled member, decimals kept exactly."""
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_members)
-    except (ValueError, RecursionError) as error:
+        text = body if isinstance(body, str) else body.decode()  # UTF-8, and nothing guessed
+        data = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_members)
+        if _SURROGATE.search(text):
+            dumps(data)  # a lone surrogate is no character: it cannot be stored or sent
+        return data
+    except (ValueError, RecursionError, ArithmeticError) as error:
         where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         what = error.args[0] if isinstance(error, _StrictError) else "not well-formed JSON in UTF-8" + where
         raise BadRequest(f"The body is {what}.", issues=[Issue("structure", f"The body is {what}.")]) from None
@@ -111,6 +117,16 @@ def built(data: Document) -> Resource:
     return checked(data, dumps(data).encode())
 
 
+def rebuilt(text: str, before: Document, after: Document) -> Resource:
+    """A stored resource that the server changed: members that it did not touch keep their text, byte for byte."""
+    kept = {key: bytes(raw).decode() for key, raw in _SPLIT(text).items()}
+    found = list(_limited(problems(after, after["resourceType"])))
+    if found:
+        raise Invalid(found[0].diagnostics, issues=found)
+    members = {key: kept[key] if key in kept and before.get(key) == value else dumps(value) for key, value in after.items()}
+    return Resource(after["resourceType"], after, members)
+
+
 def _limited(found: Iterator[Issue]) -> Iterator[Issue]:
     for number, issue in enumerate(found):
         if number == _PROBLEMS:
@@ -124,6 +140,7 @@ def problems(data: Document, name: str) -> Iterator[Issue]:
     structure = r4.structure(name)
     assert structure is not None
     yield from _object(data, structure, name, 0)
+    yield from _identified(data, name)
     yield from _contained(data, name)
 
 
@@ -144,13 +161,25 @@ def _object(value: Any, structure: r4.Structure, path: str, depth: int) -> Itera
         elif not (key == "resourceType" and structure.kind == "resource"):
             yield Issue("structure", f"{structure.name} has no element of this name.", f"{path}.{_plain(key)}")
     for name, keys in structure.required:
-        if not any(key in value or f"_{key}" in value for key in keys):
+        if not any(key in value or (f"_{key}" in value and not _needs_value(elements[key], structure)) for key in keys):
             yield Issue("required", f"{name} is required.", f"{path}.{name}")
     for name, keys in structure.choices.items():
         if sum(key in value for key in keys) > 1:
             yield Issue("structure", f"Only one type of {name}[x] may be given.", f"{path}.{name}")
     if structure.name == "Extension":
         yield from _extension(value, path)
+    for key, text, holds in INVARIANTS.get(structure.name, ()):
+        try:
+            met = holds(value)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            continue  # its parts are wrong, and told for themselves
+        if not met:
+            yield Issue("invariant", f"{key}: {text}", path)
+
+
+def _needs_value(element: r4.Element, structure: r4.Structure) -> bool:
+    """Where an extension alone does not do: a code that rules and searches read, and what names an extension."""
+    return element.codes is not None or structure.name == "Extension"
 
 
 def _plain(key: str) -> str:
@@ -209,6 +238,15 @@ def _any_resource(value: Any, path: str, depth: int) -> Iterator[Issue]:
         yield Issue("structure", "A resource whose resourceType R4 has.", path)
         return
     yield from _object(value, structure, path, depth + 1)
+    yield from _identified(value, path)
+    if not path.rpartition(".")[2].startswith("contained"):
+        yield from _contained(value, path)
+
+
+def _identified(resource: Document, path: str) -> Iterator[Issue]:
+    """R4's table has the id of a resource as a string; the text says id."""
+    if "id" in resource and not is_id(resource["id"]):
+        yield Issue("value", "This is not a FHIR id.", f"{path}.id")
 
 
 def _primitive_extension(item: Any, parent: Document, element: r4.Element, path: str, depth: int) -> Iterator[Issue]:
@@ -267,20 +305,23 @@ def _contained(data: Document, path: str) -> Iterator[Issue]:
             yield Issue("required", "A contained resource has an id.", f"{path}.contained[{index}].id")
         if isinstance(resource, dict) and "contained" in resource:
             yield Issue("invariant", "dom-2: a contained resource contains none.", f"{path}.contained[{index}]")
-    for where, reference in references(data, path):
+    for where, reference in references(data, path, nested=False):
         if reference.startswith("#") and len(reference) > 1 and reference[1:] not in ids:
             yield Issue("not-found", "No contained resource has this id.", where)
 
 
-def references(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """(FHIRPath, Reference.reference) of every literal reference below ``value``, contained resources included."""
+def references(value: Any, path: str, *, nested: bool = True) -> Iterator[tuple[str, str]]:
+    """(FHIRPath, Reference.reference) of every literal reference below ``value``, contained resources included.
+
+    ``nested``: also in resources that a Bundle or Parameters holds.
+    """
     if isinstance(value, dict):
         reference = value.get("reference")
         if isinstance(reference, str):
             yield f"{path}.reference", reference
         for key, item in value.items():
-            if isinstance(item, (dict, list)):
-                yield from references(item, f"{path}.{key}")
+            if isinstance(item, (dict, list)) and (nested or key != "resource"):
+                yield from references(item, f"{path}.{key}", nested=nested)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from references(item, f"{path}[{index}]")
+            yield from references(item, f"{path}[{index}]", nested=nested)

@@ -15,27 +15,47 @@ FOREVER = 2**53  # milliseconds; the ``until`` of a grant without an end
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage."""
+    """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage.
+
+    ``owners``: the server itself looks at what these organisations own, and at nobody else's.
+    """
 
     keys: tuple[str, ...] | None
+    owners: frozenset[str] | None = None
 
     def first(self) -> Filter:
         return {} if self.keys is None else {"acl": {"$in": list(self.keys)}}
 
     def second(self, now: int) -> list[Filter]:
+        if self.owners is not None:
+            return [{"owner": {"$in": sorted(self.owners)}}]
         if self.keys is None:
             return []
         keys = {"$in": list(self.keys)}
         return [{"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}]
 
     def shows(self, document: Document, now: int) -> bool:
+        if self.owners is not None:
+            return document["owner"] in self.owners
         if self.keys is None:
             return True
         granted = (grant["key"] for grant in document["grants"] if grant["until"] > now)
         return not set(self.keys).isdisjoint([*document["base"], *granted])
 
+    def shows_version(self, version: Document, current: Document, now: int) -> bool:
+        """A version as it was: a draft's stays its author's when what became of it is everyone's in the organisation."""
+        if self.keys is None:
+            return True
+        granted = (grant["key"] for grant in current["grants"] if grant["until"] > now)
+        return not set(self.keys).isdisjoint([*version["base"], *granted])
+
 
 EVERYTHING = Visible(None)
+
+
+def owned_by(*owners: str | None) -> Visible:
+    """For the server itself: what these organisations own."""
+    return Visible(None, frozenset(owner for owner in owners if owner))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,8 @@ class Stored:
     grants: tuple[Document, ...] = ()
     order: tuple[Any, ...] = ()
     method: str = ""
+    generation: int = 0
+    sealed: bool = False
 
     @property
     def reference(self) -> str:
@@ -74,6 +96,9 @@ class Write:
     data: Document | None
     index: Document
     grants: list[Document] = field(default_factory=list)
+    kept: tuple[Document, ...] = ()  # the grants that it has already
+    generation: int = 0
+    sealed: bool = False
 
     @property
     def version(self) -> int:
@@ -102,6 +127,8 @@ class Changes:
 
     writes: dict[Key, Write] = field(default_factory=dict)
     shares: list[tuple[Key, Grant, str | None]] = field(default_factory=list)
+    withdrawals: list[tuple[str, str, int]] = field(default_factory=list)
+    guards: dict[Key, int] = field(default_factory=dict)
     reserved: set[Key] = field(default_factory=set)
 
     def reserve(self, keys: Iterable[Key]) -> None:
@@ -112,14 +139,24 @@ class Changes:
         pending = self.writes.get((write.type, write.id))
         if pending is not None:
             write.expected, write.grants, write.method = pending.expected, pending.grants, pending.method
+            write.kept = pending.kept
+            write.generation, write.sealed = pending.generation, pending.sealed or write.sealed
         self.writes[write.type, write.id] = write
 
     def share(self, type_: str, id_: str, grant: Grant, owner: str | None) -> None:
         """``owner``: the organisation that must own the resource at commit; None where the server itself vouches."""
         self.shares.append(((type_, id_), grant, owner))
 
+    def withdraw(self, order: str, key: str, until: int) -> None:
+        """All that this order gave this key ends, whatever the order says now."""
+        self.withdrawals.append((order, key, until))
+
+    def guard(self, seen: Stored) -> None:
+        """The commit holds only if nobody wrote or guarded this resource since it was read."""
+        self.guards[seen.type, seen.id] = seen.generation
+
     def __bool__(self) -> bool:
-        return bool(self.writes or self.shares)
+        return bool(self.writes or self.shares or self.withdrawals)
 
 
 # ---------------------------------------------------------------- as MongoDB has them
@@ -140,6 +177,8 @@ def current_document(write: Write, now: int) -> Document:
         "base": write.base,
         "grants": write.grants,
         "acl": acl(write.base, write.grants, now),
+        "g": write.generation,
+        "sealed": write.sealed,
         "json": write.json,
         **{name: index[name] for name in ("t", "d", "o", "c", "schema")},
     }
@@ -158,13 +197,17 @@ def history_document(write: Write) -> Document:
         "method": write.method,
         "deleted": write.data is None,
         "owner": write.owner,
+        "base": write.base,
         "json": write.json,
     }
 
 
 def stored_from(type_: str, d: Document, order: tuple[Any, ...] = ()) -> Stored:
     base, grants = tuple(d["base"]), tuple(d["grants"])
-    return Stored(type_, d["_id"], d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, grants, order)
+    return Stored(
+        type_, d["_id"], d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, grants, order,
+        generation=d["g"], sealed=d["sealed"],
+    )  # fmt: skip
 
 
 def version_from(d: Document) -> Stored:

@@ -5,6 +5,7 @@ Whatever a peer sends, the answer is an Instance or ``Refused``; UIDs are checke
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pydicom
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.encaps import parse_basic_offsets
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from imaging.attributes import ATTRIBUTES, BIG_ENDIAN, DEFLATED, LEVELS
 from imaging.study import Accession
@@ -31,6 +32,9 @@ _BULK = 1024  # bytes; what is larger stays in the file
 _DEFER = 64 * 1024
 _MAX_FRAMES = 100_000
 _BULK_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
+_LONGEST = 1024
+_MAX_METADATA = 8 * 1024 * 1024
 _GROUP_LENGTH = 0x0000
 _PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 
@@ -139,7 +143,7 @@ def _text(dataset: Any, keyword: str) -> str:
     if value is None:
         return ""
     parts = value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
-    return "\\".join(str(part) for part in parts).replace("\0", "").strip()
+    return _CONTROL.sub(" ", "\\".join(str(part) for part in parts)).strip()[:_LONGEST]
 
 
 def _accessions(dataset: Any) -> tuple[Accession, ...]:
@@ -164,8 +168,9 @@ def _title(dataset: Any) -> str | None:
 
 
 def _metadata(dataset: Any) -> Json:
-    """The DICOM JSON model without bulk data. PS3.18 Annex F"""
+    """The DICOM JSON model without bulk data, in UTF-8. PS3.18 Annex F. Errors: Refused where there is too much of it."""
     found: Json = {}
+    size = 0
     for tag in list(dataset.keys()):
         if tag.element == _GROUP_LENGTH or tag.group == 0x0002:
             continue
@@ -176,9 +181,20 @@ def _metadata(dataset: Any) -> Json:
             element: DataElement = dataset[tag]
             if element.VR in _BULK_VRS and element.value is not None and len(element.value) > _BULK:
                 continue
-            found[f"{tag.group:04X}{tag.element:04X}"] = element.to_json_dict(None, 1024)
+            told = element.to_json_dict(None, 1024)
+            size += len(json.dumps(told))
         except Exception:  # noqa: S112 - one element that cannot be told does not hide the others
             continue
+        if size > _MAX_METADATA:
+            raise Refused(
+                OUT_OF_RESOURCES,
+                "The data set without its pixels is too large.",
+                str(dataset.SOPClassUID),
+                str(dataset.SOPInstanceUID),
+            )
+        found[f"{tag.group:04X}{tag.element:04X}"] = told
+    if "00080005" in found:
+        found["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}
     return found
 
 
@@ -270,4 +286,15 @@ def relabelled(data: bytes, **values: str) -> bytes:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     file = BytesIO()
     pydicom.dcmwrite(file, dataset)
+    return file.getvalue()
+
+
+def explicit(data: bytes) -> bytes:
+    """An Implicit VR Little Endian file as Explicit VR Little Endian, pixels untouched."""
+    dataset = pydicom.dcmread(BytesIO(data))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(file, dataset, implicit_vr=False, little_endian=True)
     return file.getvalue()

@@ -241,8 +241,7 @@ def _qido(level: str) -> Handler:
 
 
 def _search(archive: Archive, principal: Principal, request: Request, level: str) -> Response:
-    if "xml" in request.headers.get("accept", "") and "json" not in request.headers.get("accept", ""):
-        raise Problem(406, f"Results are {JSON}.")
+    _json_wanted(request)
     names = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
     fixed = {names[name]: value for name, value in request.path_params.items()}
     try:
@@ -258,6 +257,13 @@ def _search(archive: Archive, principal: Principal, request: Request, level: str
     if not found:
         return Response(status_code=204, headers=headers)
     return Response(json.dumps(found), 200, headers, JSON)
+
+
+def _json_wanted(request: Request) -> None:
+    """Errors: 406 where JSON is not among what is accepted."""
+    ranges = [r.media for r in wado.accepted(request.headers.get("accept", ""))]
+    if not any(media in (JSON, "application/json", "application/*", "*/*") for media in ranges):
+        raise Problem(406, f"This is given as {JSON}.")
 
 
 # ---------------------------------------------------------------- WADO-RS
@@ -276,14 +282,10 @@ def _instances(archive: Archive, principal: Principal, request: Request) -> Resp
     archive.note(principal, "wado", [(owner, uids[0])], "")
     if not form.multipart:
         [row] = rows
+        [(media, data)] = wado.instances(archive.blobs, rows, form)
         disposition = {"Content-Disposition": f'attachment; filename="{row.uid}.dcm"'}
-        return Response(
-            archive.blobs.read(row.digest),
-            200,
-            {**_SECURE, **disposition},
-            f"{wado.DICOM}; transfer-syntax={row.transfer_syntax}",
-        )
-    return _multipart(wado.instances(archive.blobs, rows), wado.DICOM, sum(row.size for row in rows))
+        return Response(data, 200, {**_SECURE, **disposition}, media)
+    return _multipart(wado.instances(archive.blobs, rows, form), wado.DICOM, sum(row.size for row in rows))
 
 
 async def _metadata(archive: Archive, principal: Principal, request: Request) -> Response:
@@ -291,6 +293,7 @@ async def _metadata(archive: Archive, principal: Principal, request: Request) ->
 
 
 def _told(archive: Archive, principal: Principal, request: Request) -> Response:
+    _json_wanted(request)
     owner, uids = _located(archive, principal, request)
     texts = archive.index.metadata(owner, *uids)
     if not texts:

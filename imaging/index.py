@@ -21,7 +21,7 @@ from imaging.study import Accession, Series, StoredInstance, Study
 
 Row = dict[str, Any]
 _KNOWN = 10_000
-NEW, SAME, OTHER = "new", "same", "other"
+NEW, SAME, OTHER, PATIENT = "new", "same", "other", "patient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Index:
         self.studies = database["dicom_studies"]
         self.series = database["dicom_series"]
         self.instances = database["dicom_instances"]
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # series -> PatientID of its study
 
     def prepare(self) -> None:
         fields = ("uid", "q.PatientID", "q.AccessionNumber", "q.StudyDate", "dirty", "waiting")
@@ -57,9 +57,17 @@ class Index:
     # ------------------------------------------------------------ arriving
 
     def add(self, owner: str, instance: Instance, digest: str, size: int) -> str:
-        """NEW, SAME (these bytes are known) or OTHER (other bytes are known under this UID, and stay)."""
+        """NEW, SAME (these bytes are known), OTHER (other bytes are known under this UID, and stay) or PATIENT (the study
+        holds another patient's images)."""
         study = f"{owner}|{instance.study}"
         series = f"{study}|{instance.series}"
+        patient = instance.attributes[STUDY].get("PatientID", "")
+        if self._known.get(series) != patient:
+            self._add_parents(owner, instance, study, series)
+            top = self.studies.find_one({"_id": study}, {"q.PatientID": 1})
+            if top is None or top["q"].get("PatientID", "") != patient:
+                return PATIENT
+            self._remember(series, patient)
         row = {
             "_id": f"{owner}|{instance.uid}",
             "owner": owner,
@@ -81,8 +89,6 @@ class Index:
         except DuplicateKeyError:
             known = self.instances.find_one({"_id": row["_id"]}, {"digest": 1, "study": 1})
             return SAME if known and (known["digest"], known["study"]) == (digest, study) else OTHER
-        if series not in self._known:
-            self._add_parents(owner, instance, study, series)
         return NEW
 
     def _add_parents(self, owner: str, instance: Instance, study: str, series: str) -> None:
@@ -100,13 +106,19 @@ class Index:
         self.studies.update_one(
             {"_id": study}, {"$setOnInsert": top, "$addToSet": {"accessions": {"$each": accessions}}}, upsert=True
         )
+
+    def _remember(self, series: str, patient: str) -> None:
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known.add(series)
+        self._known[series] = patient
 
     def mark(self, owner: str, uid: str, now: int) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet."""
         self.studies.update_one({"_id": f"{owner}|{uid}"}, {"$set": {"dirty": True, "waiting": True, "arrived": now}})
+
+    def again(self, owner: str, uid: str) -> None:
+        """The study is to be brought up to date, though nothing arrived."""
+        self.studies.update_one({"_id": f"{owner}|{uid}"}, {"$set": {"dirty": True}})
 
     # ------------------------------------------------------------ bringing up to date
 

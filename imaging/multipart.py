@@ -5,13 +5,13 @@ https://www.rfc-editor.org/rfc/rfc2046#section-5.1 https://www.rfc-editor.org/rf
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _MAX_HEADERS = 8 * 1024
 _MAX_PADDING = 64
+_MAX_VALUE = 4 * 1024
 
 
 class MultipartError(ValueError):
@@ -118,9 +118,21 @@ def _parsed(head: bytes) -> dict[str, str]:
 
 def parameters(content_type: str) -> tuple[str, dict[str, str]]:
     """Media type and parameters; values may be quoted, or not though they should be (OHIF sends ``type=application/dicom``)."""
-    media, _, rest = content_type.partition(";")
-    pairs = re.findall(r';?\s*([\w-]+)\s*=\s*("[^"]*"|[^;\s]*)', rest)
-    return media.strip().lower(), {name.lower(): value.strip('"') for name, value in pairs}
+    media, *rest = unquoted_split(content_type[:_MAX_VALUE], ";")
+    pairs = (part.partition("=") for part in rest)
+    return media.strip().lower(), {name.strip().lower(): value.strip().strip('"') for name, equals, value in pairs if equals}
+
+
+def unquoted_split(text: str, at: str) -> list[str]:
+    """Split where ``at`` stands outside quotes."""
+    parts, quoted = [""], False
+    for character in text:
+        quoted ^= character == '"'
+        if character == at and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def new_boundary() -> str:

@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 MAX_RESULTS = 5000
 _BATCH = 100
+_LONGEST = 1024
 _COUNTED = frozenset(
     {"ModalitiesInStudy", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances"}
 )
@@ -39,14 +40,16 @@ class Asked:
     limit: int = MAX_RESULTS
     offset: int = 0
     fuzzy: bool = False
+    named: frozenset[str] = frozenset()  # the levels that the path names
 
 
 def parse(level: str, pairs: Iterable[tuple[str, str]], fixed: dict[str, str]) -> Asked:
     """Errors: QueryError. An unknown attribute is refused: ignoring it would give a wider answer than was asked for."""
     asked = Asked(level, [(BY_NAME[name], value) for name, value in fixed.items()])
+    asked.named = frozenset(BY_NAME[name].level for name in fixed)
     for name, value in pairs:
         if name in ("limit", "offset"):
-            if not value.isdigit() or len(value) > 9:
+            if not re.fullmatch("[0-9]{1,9}", value):
                 raise QueryError(f"{name} is a whole number.")
             setattr(asked, name, int(value))
         elif name == "includefield":
@@ -57,6 +60,8 @@ def parse(level: str, pairs: Iterable[tuple[str, str]], fixed: dict[str, str]) -
             attribute = BY_NAME.get(name) or BY_NAME.get(name.upper())
             if attribute is None or LEVELS.index(attribute.level) > LEVELS.index(level):
                 raise QueryError("An attribute that cannot be searched for at this level.")
+            if len(value) > _LONGEST:
+                raise QueryError(f"A value to match has at most {_LONGEST} characters.")
             if value:
                 asked.match.append((attribute, value))
     asked.limit = min(asked.limit, MAX_RESULTS)
@@ -95,19 +100,19 @@ def _hierarchy(asked: Asked, index: Index, see: See) -> Iterator[tuple[Row, Row 
 
 
 def _studies(asked: Asked, index: Index, see: See) -> Iterator[Row]:
+    """Those that the caller may see, then those that match: what is hidden costs the same whatever is asked of it."""
     batch: list[Row] = []
     for row in index.find_studies(_served_by_index(asked)):
-        if _matches(asked, STUDY, row):
-            batch.append(row)
+        batch.append(row)
         if len(batch) == _BATCH:
-            yield from _seen(batch, see)
+            yield from _seen(asked, batch, see)
             batch = []
-    yield from _seen(batch, see)
+    yield from _seen(asked, batch, see)
 
 
-def _seen(rows: list[Row], see: See) -> Iterator[Row]:
+def _seen(asked: Asked, rows: list[Row], see: See) -> Iterator[Row]:
     allowed = see([(row["owner"], row["uid"]) for row in rows]) if rows else set()
-    return (row for row in rows if (row["owner"], row["uid"]) in allowed)
+    return (row for row in rows if (row["owner"], row["uid"]) in allowed and _matches(asked, STUDY, row))
 
 
 def _served_by_index(asked: Asked) -> Row:
@@ -165,9 +170,19 @@ def _match(attribute: Attribute, wanted: str, value: str, fuzzy: bool) -> bool:
 
 
 def _like(pattern: str, value: str) -> bool:
-    """``*`` any run of characters, ``?`` any one."""
-    text = "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern.rstrip("^"))
-    return re.fullmatch(text, value, re.DOTALL) is not None
+    """``*`` any run of characters, ``?`` any one; in time that grows with the lengths alone, whatever is asked."""
+    wanted, at, given, star, resume = pattern.rstrip("^"), 0, 0, -1, 0
+    while given < len(value):
+        if at < len(wanted) and wanted[at] == "*":
+            star, resume, at = at, given, at + 1
+        elif at < len(wanted) and wanted[at] in ("?", value[given]):
+            at, given = at + 1, given + 1
+        elif star >= 0:
+            at, resume = star + 1, resume + 1
+            given = resume
+        else:
+            return False
+    return not wanted[at:].strip("*")
 
 
 def _range(text: str) -> tuple[str, str]:
@@ -200,7 +215,8 @@ def _answer(asked: Asked, base: str, study: Row, series: Row | None, instance: R
 
 
 def _wanted(attribute: Attribute, asked: Asked) -> bool:
-    if attribute.keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+    """What stands above the level asked for comes along where the path does not name it already."""
+    if attribute.keyword in ("StudyInstanceUID", "SeriesInstanceUID") or attribute.level not in asked.named:
         return True
     return bool(asked.include & {"all", attribute.keyword, attribute.tag, attribute.tag.lower()})
 

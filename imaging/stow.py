@@ -12,7 +12,12 @@ from typing import Any
 from imaging import dataset
 from imaging.blobs import Blobs, Incoming
 from imaging.dataset import DATA_SET_MISMATCH, DUPLICATE_INSTANCE, Instance, Refused
-from imaging.index import OTHER, Index
+from imaging.index import OTHER, PATIENT, Index
+
+_REFUSALS = {
+    OTHER: (DUPLICATE_INSTANCE, "Other bytes are stored under this UID; they stay."),
+    PATIENT: (DATA_SET_MISMATCH, "The study of this UID holds the images of another patient."),
+}
 
 
 @dataclass(slots=True)
@@ -44,11 +49,8 @@ def store(incoming: Incoming, owner: str, blobs: Blobs, index: Index, study: str
         incoming.discard()
         return refused
     size, digest = incoming.size, blobs.keep(incoming)
-    if index.add(owner, instance, digest, size) == OTHER:
-        return Refused(
-            DUPLICATE_INSTANCE, "Other bytes are stored under this UID; they stay.", instance.sop_class, instance.uid
-        )
-    return instance
+    told = _REFUSALS.get(index.add(owner, instance, digest, size))
+    return Refused(*told, instance.sop_class, instance.uid) if told else instance
 
 
 def response(outcome: Outcome, base: str) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from imaging.attributes import BIG_ENDIAN, EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.blobs import Blobs
+from imaging.dataset import explicit
 from imaging.index import Stored
-from imaging.multipart import parameters
+from imaging.multipart import parameters, unquoted_split
 
 DICOM, OCTETS = "application/dicom", "application/octet-stream"
 _MULTIPART = "multipart/related"
+_MAX_ACCEPT = 4 * 1024
 
 
 class NotAcceptableError(ValueError):
@@ -33,8 +35,8 @@ class Range:
 def accepted(header: str) -> list[Range]:
     """The Accept header's media ranges, in order."""
     ranges = []
-    for part in _split(header or "*/*"):
-        media, given = parameters(part)
+    for part in unquoted_split(header[:_MAX_ACCEPT] or "*/*", ","):
+        media, given = parameters(part.strip())
         syntax = given.get("transfer-syntax")
         if media in ("*/*", "multipart/*", ""):
             ranges.append(Range("*/*", True, syntax or "*"))
@@ -43,19 +45,6 @@ def accepted(header: str) -> list[Range]:
         else:
             ranges.append(Range(media, False, syntax))
     return ranges
-
-
-def _split(header: str) -> Iterator[str]:
-    """At commas that are not inside quotes."""
-    current, quoted = "", False
-    for character in header:
-        quoted ^= character == '"'
-        if character == "," and not quoted:
-            yield current.strip()
-            current = ""
-        else:
-            current += character
-    yield current.strip()
 
 
 def instance_form(ranges: list[Range], instances: list[Stored]) -> Range:
@@ -73,7 +62,7 @@ def instance_form(ranges: list[Range], instances: list[Stored]) -> Range:
 
 def _gives(wanted: str | None, held: str) -> bool:
     """PS3.18 8.7.3.1: without a transfer syntax the default, Explicit VR Little Endian, is meant."""
-    return wanted == "*" or held == (wanted or EXPLICIT_LE)
+    return wanted == "*" or held == (wanted or EXPLICIT_LE) or (held == IMPLICIT_LE and wanted in (None, EXPLICIT_LE))
 
 
 def frame_form(ranges: list[Range], stored: Stored) -> tuple[Range, str]:
@@ -104,9 +93,13 @@ def frame_numbers(text: str, stored: Stored) -> list[int]:
     return numbers
 
 
-def instances(blobs: Blobs, rows: Iterable[Stored]) -> Iterator[tuple[str, bytes]]:
+def instances(blobs: Blobs, rows: Iterable[Stored], form: Range) -> Iterator[tuple[str, bytes]]:
+    """(media type, bytes) of each: as stored, or made explicit where that is what is accepted."""
     for row in rows:
-        yield f"{DICOM}; transfer-syntax={row.transfer_syntax}", blobs.read(row.digest)
+        data, syntax = blobs.read(row.digest), row.transfer_syntax
+        if syntax == IMPLICIT_LE and form.syntax in (None, EXPLICIT_LE):
+            data, syntax = explicit(data), EXPLICIT_LE
+        yield f"{DICOM}; transfer-syntax={syntax}", data
 
 
 def frames(blobs: Blobs, stored: Stored, numbers: list[int], media: str) -> Iterator[tuple[str, bytes]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from fhirserver import work
 from fhirserver.demo.scene import HOSPITAL, OFFICE, Demo
 from fhirserver.interactions import put
 from fhirserver.messages import Context
-from fhirserver.operations import work
 from fhirserver.operations.dispatch import attempt as new_attempt
 from fhirserver.validation import built
 from fhirserver.workflow import coding, states

@@ -11,11 +11,11 @@ from typing import Any
 
 from auth.principal import Principal
 from auth.scopes import parse_all
+from fhirserver import work
 from fhirserver.app import Installation
 from fhirserver.demo.files import FILES, referral_pdf, sample
 from fhirserver.dispatch import dispatch, retried
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.operations import work
 from fhirserver.validation import Document, dumps
 from fhirserver.workflow import coding
 from imaging import stow

@@ -9,7 +9,14 @@ from fhirserver.messages import Reply
 from fhirserver.operations.assign import ASSIGN
 from fhirserver.operations.claim import CLAIM
 from fhirserver.operations.dispatch import DISPATCH, task_create
-from fhirserver.operations.plain_writes import order_update, report_create, report_update, task_update
+from fhirserver.operations.plain_writes import (
+    order_create,
+    order_update,
+    report_create,
+    report_update,
+    study_update,
+    task_update,
+)
 from fhirserver.operations.prioritize import PRIORITIZE
 from fhirserver.operations.sign import SIGN
 from fhirserver.operations.start_report import START_REPORT
@@ -20,7 +27,9 @@ OPERATIONS: tuple[Operation, ...] = (DISPATCH, ASSIGN, CLAIM, PRIORITIZE, WORKLI
 PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("create", "Task"): task_create,
     ("update", "Task"): task_update,
+    ("create", "ServiceRequest"): order_create,
     ("update", "ServiceRequest"): order_update,
+    ("update", "ImagingStudy"): study_update,
     ("create", "DiagnosticReport"): report_create,
     ("update", "DiagnosticReport"): report_update,
 }

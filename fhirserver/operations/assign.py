@@ -6,16 +6,15 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import audit
+from fhirserver import audit, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, LockError
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.operations import work
 from fhirserver.operations.dispatch import attempt
-from fhirserver.operations.work import Item
 from fhirserver.validation import Document, dumps
 from fhirserver.versions import Write
+from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.ranking import Candidate, ranked, record
 
@@ -28,11 +27,32 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     _permitted(ctx, t0)
     if inputs["mode"] not in ("manual", "auto"):
         raise Invalid("mode is manual or auto.", "Parameters.parameter")
-    candidates = [Candidate(p, work.verdict(ctx, p, t0), work.load(ctx, p)) for p in work.readers(ctx, t0)]
+    if inputs["mode"] == "manual" and work.organization(inputs.get("owner")) == ctx.principal.organization:
+        return _pooled(ctx, t0, inputs)
+    candidates = [Candidate(p, work.verdict(ctx, p, t0), work.load(ctx, p, t0)) for p in work.readers(ctx, t0)]
     chosen = _named(ctx, t0, candidates, inputs) if inputs["mode"] == "manual" else _best(candidates)
     _clear(ctx, t0, force=inputs.get("force", False))
     task = _assigned(ctx, t0, chosen, requested=inputs.get("requireAcceptance", False))
     decision = record(candidates, chosen.reader, inputs["mode"], inputs.get("overrideReason"))
+    return {"task": task, "decision": _stored(ctx, decision, inputs.get("reason"))}
+
+
+def _pooled(ctx: Context, t0: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """To the centre itself: back to the pool, for its readers to claim."""
+    _clear(ctx, t0, force=inputs.get("force", False))
+    task = attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    status = t0.status if t0.status == "in-progress" else "accepted"
+    work.save(
+        ctx,
+        t0,
+        t0.data
+        | {
+            "status": status,
+            "businessStatus": work.business(states.READY_FOR_ASSIGNMENT),
+            "lastModified": work.timestamp(ctx.now),
+        },
+    )
+    decision = record([], t0.data["owner"]["reference"], "pool", None)
     return {"task": task, "decision": _stored(ctx, decision, inputs.get("reason"))}
 
 
@@ -70,7 +90,7 @@ def _named(ctx: Context, t0: Item, candidates: list[Candidate], inputs: Mapping[
 
 
 def _best(candidates: list[Candidate]) -> Candidate:
-    best = next((c for c in ranked(candidates) if c.verdict.eligible), None)
+    best = next((c for c in ranked(candidates) if c.verdict.eligible and not c.verdict.soft), None)
     if best is None:
         raise BusinessRule("No reader may read this.", "Task", (coding.ELIGIBILITY, "no-candidate"))
     return best
@@ -96,6 +116,8 @@ def end(ctx: Context, attempt: Item, reason: str, told: Document | None = None) 
         report = work.item(ctx, row.get("valueReference", {}).get("reference", ""))
         if report is not None and report.stored.type == "DiagnosticReport" and report.status == "registered":
             work.save(ctx, report, report.data | {"status": "cancelled"})
+        elif report is not None and report.stored.type == "QuestionnaireResponse" and report.status == "in-progress":
+            work.save(ctx, report, report.data | {"status": "stopped"})
     return saved
 
 

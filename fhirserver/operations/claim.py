@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from fhirserver import work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, LockError
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.operations import work
-from fhirserver.operations.work import Item
 from fhirserver.validation import Document
 from fhirserver.versions import Write
+from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 
 DEFAULT_LEASE, LONGEST_LEASE = 30, 24 * 60
@@ -38,26 +38,29 @@ def claim(ctx: Context, attempt: Item, *, start: bool, minutes: int = DEFAULT_LE
     verdict = work.verdict(ctx, caller, t0)
     if not verdict.eligible:
         raise Forbidden(f"You may not read this: {', '.join(verdict.failed)}.", details=(coding.ELIGIBILITY, verdict.failed[0]))
-    reading = start or attempt.status == "in-progress"
-    if reading and not any(s.status == "available" for s in work.studies(ctx, attempt.data["focus"]["reference"])):
-        raise BusinessRule("There are no complete images to read yet.", "Task.focus")
     owner = attempt.data["owner"] if mine else {"reference": verdict.role}
-    document = attempt.data | {
-        "owner": owner,
-        "lastModified": work.timestamp(ctx.now),
-        "status": "in-progress" if reading else "accepted",
-    }
-    if reading:
-        document["executionPeriod"] = attempt.data.get("executionPeriod") or {"start": work.timestamp(ctx.now)}
-        document["input"] = [
-            *(row for row in attempt.data.get("input", ()) if not work.inputs({"input": [row]}, "lease-until")),
-            _lease(ctx, minutes),
-        ]
-    if attempt.status == "on-hold" and reading:
-        document["status"] = "in-progress"
+    document = attempt.data | {"owner": owner, "lastModified": work.timestamp(ctx.now), "status": "accepted"}
+    started = attempt.status in ("in-progress", "on-hold")
+    if start or started:
+        document |= _started(ctx, attempt, work.order_of(ctx, attempt.data), minutes)
+    if attempt.status == "on-hold" and not start:
+        document["status"] = "on-hold"  # a renewal keeps it waiting
     write = work.save(ctx, attempt, document)
-    _follow(ctx, t0, reading=reading)
+    _follow(ctx, t0, document["status"])
     return write
+
+
+def _started(ctx: Context, attempt: Item, order: Item, minutes: int) -> Document:
+    """In reading: since when, until when it is kept for this reader, and the version of the order that they see."""
+    if not any(study.status == "available" for study in work.studies(ctx, order)):
+        raise BusinessRule("There are no complete images to read yet.", "Task.focus")
+    until = work.timestamp(ctx.now + timedelta(minutes=minutes))
+    leased = work.with_input(attempt.data, "lease-until", until)
+    return {
+        "status": "in-progress",
+        "executionPeriod": attempt.data.get("executionPeriod") or {"start": work.timestamp(ctx.now)},
+        "input": work.with_input({"input": leased}, "order-version", str(order.stored.version)),
+    }
 
 
 def _owned(ctx: Context, attempt: Item, caller: str) -> bool:
@@ -72,16 +75,18 @@ def _owned(ctx: Context, attempt: Item, caller: str) -> bool:
     return False
 
 
-def _lease(ctx: Context, minutes: int) -> Document:
-    return work.entry("lease-until", "valueDateTime", work.timestamp(ctx.now + timedelta(minutes=minutes)))
+_BUSINESS = {"accepted": states.ASSIGNED, "in-progress": states.READING, "on-hold": states.AWAITING_INFORMATION}
 
 
-def _follow(ctx: Context, t0: Item, *, reading: bool) -> None:
+def _follow(ctx: Context, t0: Item, status: str) -> None:
     """The coordination Task is assigned with the claim, in progress with the first start."""
-    status = "in-progress" if reading or t0.status == "in-progress" else "accepted"
-    business = work.business(states.READING if reading else states.ASSIGNED)
-    if (status, business) != (t0.status, t0.data.get("businessStatus")):
-        work.save(ctx, t0, t0.data | {"status": status, "businessStatus": business, "lastModified": work.timestamp(ctx.now)})
+    moved = "accepted" if status == "accepted" and t0.status != "in-progress" else "in-progress"
+    business = work.business(_BUSINESS[status])
+    waiting = coding.business_status(t0.data) == states.AWAITING_IMAGES
+    if waiting or (moved, business) == (t0.status, t0.data.get("businessStatus")):
+        business = t0.data["businessStatus"]
+    if (moved, business) != (t0.status, t0.data.get("businessStatus")):
+        work.save(ctx, t0, t0.data | {"status": moved, "businessStatus": business, "lastModified": work.timestamp(ctx.now)})
 
 
 CLAIM = Operation(

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import access
+from fhirserver import access, work
 from fhirserver.definitions import Operation, Parameter, ResourceType
 from fhirserver.errors import BusinessRule, Conflict, Duplicate, Forbidden, Invalid
-from fhirserver.interactions import check_if_match, create, put, written
+from fhirserver.interactions import check_if_match, create, put, update, written
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.operations import work
-from fhirserver.operations.sharing import share
-from fhirserver.operations.work import Item
+from fhirserver.search.reference import local
+from fhirserver.sharing import share
 from fhirserver.validation import Document, Resource, built
 from fhirserver.validation import parse as parse_resource
 from fhirserver.versions import Grant, Write
-from fhirserver.workflow import coding, deadlines, states
+from fhirserver.work import Item
+from fhirserver.workflow import coding, contract, deadlines, states
 from fhirserver.workflow.eligibility import within
 
 DESTINATIONS = ("on-site", "central", "organization", "practitioner")
-_MADE_BY_OPERATIONS = frozenset({"coordinate", "read", "second-read", "arbitration", "reconcile"})
+READ_TYPES = ("preliminary", "final")
+MADE_BY_OPERATIONS = frozenset({"coordinate", "read", "second-read", "arbitration", "reconcile"})
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
     order = work.visible_item(ctx, "ServiceRequest", inputs["id"])
     check_if_match(request, order.stored)
-    destination, target = inputs["destination"], inputs.get("target")
-    if destination not in DESTINATIONS:
+    if inputs["destination"] not in DESTINATIONS:
         raise Invalid(f"destination is one of {', '.join(DESTINATIONS)}.", "Parameters.parameter")
-    task: Document = {"input": [work.entry("report-template", "valueCanonical", t) for t in inputs["reportTemplate"]]}
-    task["input"].append(work.entry("read-type", "valueCode", inputs.get("readType", "final")))
+    task: Document = {"input": [work.entry("report-template", t) for t in inputs["reportTemplate"]]}
+    task["input"].append(work.entry("read-type", inputs.get("readType", "final")))
     if "reportLanguage" in inputs:
-        task["input"].append(work.entry("report-language", "valueCode", inputs["reportLanguage"]))
+        task["input"].append(work.entry("report-language", inputs["reportLanguage"]))
     if "due" in inputs:
         task["restriction"] = {"period": {"end": inputs["due"]}}
-    fulfiller, offered = _fulfiller(ctx, order, destination, target)
+    fulfiller, offered = _fulfiller(ctx, order, inputs["destination"], inputs.get("target"))
     return {"return": dispatch(ctx, order, fulfiller, task, offered=offered, expect_images=inputs.get("expectImages", False))}
 
 
@@ -50,38 +51,45 @@ def _fulfiller(ctx: Context, order: Item, destination: str, target: Document | N
 
 
 def dispatch(
-    ctx: Context,
-    order: Item,
-    fulfiller: str,
-    task: Document,
-    *,
-    offered: str | None = None,
-    expect_images: bool = True,
-) -> Write:
+    ctx: Context, order: Item, fulfiller: str, task: Document, *, offered: str | None = None, expect_images: bool = True
+) -> Write:  # fmt: skip
     """The act itself. ``task`` are the elements that the caller gives the coordination Task."""
     work.require_role(ctx, "clerk", "referrer")
     if order.stored.owner != ctx.principal.organization:
         raise Forbidden("An order is dispatched by the organisation that it belongs to.")
     if order.status not in states.OPEN_ORDER:
         raise Conflict(f"An order that is {order.status} is not dispatched.")
-    if work.coordination(ctx, order.reference) is not None:
+    if work.coordination(ctx, order) is not None:
         raise Duplicate("This order is dispatched already.")
     _agreed(ctx, order.stored.owner, fulfiller)
     _complete(order.data)
-    there = work.studies(ctx, order.reference)
+    _readable(ctx, order, fulfiller, task)
+    there = work.studies(ctx, order)
     if not there and not expect_images:
         raise BusinessRule("No images are linked to the order; if they are still to come, say expectImages.", "ServiceRequest")
     first = _coordination(ctx, order, fulfiller, task, ready=any(study.status == "available" for study in there))
     t0 = put(ctx, ctx.store.types["Task"], built(first), ctx.new_id(), None, "POST", order.stored.owner)
     t0.grants.append(Grant(order.reference, f"org/{fulfiller}").document())
+    ctx.changes.guard(order.stored)  # a study that arrives at this moment and this act do not miss each other
     active = _activated(order.data, order.stored.owner)
     if active != order.data:
         work.save(ctx, order, active)
     if fulfiller != order.stored.owner:
         share(ctx, order, f"org/{fulfiller}")
     if offered:
-        attempt(ctx, Item(access.found(ctx, ctx.store.types["Task"], t0.id), first), offered, "requested")
+        _offer(ctx, work.written(ctx, t0), offered)
     return t0
+
+
+def _offer(ctx: Context, t0: Item, role: str) -> None:
+    practitioner = work.practitioner_of(ctx, {"reference": role})
+    verdict = work.verdict(ctx, practitioner, t0) if practitioner else None
+    if verdict is None or not verdict.eligible or verdict.role is None:
+        failed = verdict.failed if verdict and verdict.failed else ("no-such-reader",)
+        raise BusinessRule(
+            f"This reader may not read this: {', '.join(failed)}.", "Parameters.parameter", (coding.ELIGIBILITY, failed[0])
+        )
+    attempt(ctx, t0, verdict.role, "requested")
 
 
 def _agreed(ctx: Context, facility: str, fulfiller: str) -> None:
@@ -89,16 +97,33 @@ def _agreed(ctx: Context, facility: str, fulfiller: str) -> None:
     if fulfiller in (facility, ctx.home):
         return
     pair = {f"Organization/{facility}", f"Organization/{fulfiller}"}
-    for row in work.items(ctx, "OrganizationAffiliation", ("primary-organization", ",".join(sorted(pair)))):
+    primary = ("primary-organization", ",".join(sorted(pair)))
+    for row in work.items(ctx, (facility, fulfiller), "OrganizationAffiliation", primary):
         parties = {row.data.get(name, {}).get("reference") for name in ("organization", "participatingOrganization")}
-        if (
-            parties == pair
-            and row.data.get("active", True)
-            and within(row.data.get("period"), ctx.now)
-            and row.stored.owner in (facility, fulfiller)
-        ):
+        if parties == pair and row.data.get("active", True) and within(row.data.get("period"), ctx.now):
             return
     raise BusinessRule("There is no agreement (OrganizationAffiliation) with this organisation.", "Parameters.parameter")
+
+
+def _readable(ctx: Context, order: Item, fulfiller: str, task: Document) -> None:
+    """What is asked of the reader exists: the kind of read, and each template."""
+    for kind in work.inputs(task, "read-type"):
+        if kind not in READ_TYPES:
+            raise BusinessRule(f"The read type is one of {', '.join(READ_TYPES)}.", "Task.input")
+    for canonical in work.inputs(task, "report-template"):
+        questionnaire(ctx, canonical, order.stored.owner, fulfiller)
+
+
+def questionnaire(ctx: Context, canonical: str | None, facility: str, fulfiller: str) -> Document:
+    """A template by its canonical URL: the facility's own before the fulfiller's. Errors: 422 where there is none."""
+    if canonical is None:
+        return contract.FREE_TEXT
+    url, _, version = canonical.partition("|")
+    rows = work.items(ctx, (facility, fulfiller, ctx.home), "Questionnaire", ("url", url))
+    found = [row for row in rows if version in ("", row.data.get("version"))]
+    if not found:
+        raise BusinessRule("The template that the facility asked for cannot be found.", "Task.input")
+    return min(found, key=lambda row: row.stored.owner != facility).data
 
 
 def _complete(order: Document) -> None:
@@ -112,16 +137,14 @@ def _complete(order: Document) -> None:
 
 
 def _activated(order: Document, facility: str) -> Document:
-    """Active, and with an accession number: the facility's, or one minted for it."""
-    numbered = any(coding.codes(i.get("type")) & {"ACSN"} for i in order.get("identifier", ()))
-    if numbered or order.get("identifier"):
+    """Active, and with an accession number: the facility's, or one minted for it. (An identifier without a type may be one.)"""
+    identifiers = order.get("identifier", [])
+    kinds = [coding.codes(i.get("type")) for i in identifiers]
+    if any("ACSN" in codes or not codes for codes in kinds):
         return order | {"status": "active"}
-    minted = {
-        "type": {"coding": [coding.ACCESSION]},
-        "system": coding.facility_system(facility, "accession"),
-        "value": order["id"].replace("-", "")[:16].upper(),
-    }
-    return order | {"status": "active", "identifier": [minted]}
+    number = secrets.token_hex(7).upper()  # 14 characters of the 16 that DICOM's SH has
+    minted = {"type": {"coding": [coding.ACCESSION]}, "system": coding.facility_system(facility, "accession"), "value": number}
+    return order | {"status": "active", "identifier": [*identifiers, minted]}
 
 
 def _coordination(ctx: Context, order: Item, fulfiller: str, task: Document, *, ready: bool) -> Document:
@@ -141,7 +164,7 @@ def _coordination(ctx: Context, order: Item, fulfiller: str, task: Document, *, 
         },
         "focus": {"reference": order.reference},
         "basedOn": [{"reference": order.reference}],
-        "for": {"reference": order.data["subject"]["reference"]},
+        "for": order.data["subject"],
         "authoredOn": work.timestamp(ctx.now),
         "lastModified": work.timestamp(ctx.now),
         "requester": {"reference": f"Organization/{order.stored.owner}"},
@@ -175,25 +198,33 @@ def attempt(ctx: Context, t0: Item, owner: str, status: str) -> Write:
 # ---------------------------------------------------------------- said in FHIR
 
 
-def task_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+def task_create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
     """POST Task: code ``fulfill``, focus an order, owner who is to read = $dispatch; other Tasks are plain ones."""
     resource: Resource = parse_resource(request.body, "Task")
     task = resource.data
-    focus = task.get("focus", {}).get("reference", "")
+    focus = local(task.get("focus", {}).get("reference", ""), ctx.base)
     if (
         "fulfill" in coding.codes(task.get("code"), coding.TASK_CODE)
-        and focus.startswith("ServiceRequest/")
+        and focus
+        and focus[0] == "ServiceRequest"
         and not task.get("partOf")
     ):
         access.resolvable(ctx, [("Task", task)])
+        if id_ is not None:
+            raise BusinessRule("POST this Task: it dispatches the order, and the server names it.", "Task.code")
         fulfiller = work.organization(task.get("owner"))
         if fulfiller is None:
             raise BusinessRule("Task.owner is the Organization that is to read.", "Task.owner")
-        order = work.visible_item(ctx, "ServiceRequest", focus.removeprefix("ServiceRequest/"))
+        order = work.visible_item(ctx, "ServiceRequest", focus[1])
         return written(ctx, request, dispatch(ctx, order, fulfiller, task), 201)
-    if coding.codes(task.get("code"), coding.TASK_TYPE) & _MADE_BY_OPERATIONS:
+    unmade(task)
+    return create(ctx, request, type_) if id_ is None else update(ctx, request, type_, id_)
+
+
+def unmade(task: Document) -> None:
+    """Errors: 422 for a Task of a kind that the server alone makes."""
+    if coding.codes(task.get("code"), coding.TASK_TYPE) & MADE_BY_OPERATIONS:
         raise BusinessRule("Tasks of this kind are made by the server.", "Task.code")
-    return create(ctx, request, type_)
 
 
 DISPATCH = Operation(

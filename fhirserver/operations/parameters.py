@@ -5,7 +5,8 @@ https://hl7.org/fhir/R4/operations.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fhirserver import r4
@@ -44,7 +45,10 @@ def read(operation: Operation, request: Request) -> dict[str, Any]:
 
 def _from_query(operation: Operation, request: Request) -> list[tuple[int, str, Any]]:
     types = {p.name: p.type for p in operation.inputs}
-    convert = {"boolean": lambda v: {"true": True, "false": False}.get(v, v), "integer": lambda v: int(v) if v.isdigit() else v}
+    convert = {
+        "boolean": lambda v: {"true": True, "false": False}.get(v, v),
+        "integer": lambda v: int(v) if re.fullmatch("[0-9]{1,9}", v) else v,
+    }
     pairs = [(name, value) for name, value in request.query if name not in ("_format", "_pretty")]
     return [
         (i, name, convert.get(types.get(name, ""), _reference(types.get(name)))(value)) for i, (name, value) in enumerate(pairs)
@@ -64,7 +68,7 @@ def _from_body(operation: Operation, request: Request) -> list[tuple[int, str, A
         found = [Issue("structure", "The body is a Parameters resource.", "Parameters")]
     if found:
         raise Invalid(found[0].diagnostics, issues=found)
-    return [(i, p["name"], _value(p)) for i, p in enumerate(data.get("parameter", []))]
+    return [(i, p.get("name", ""), _value(p)) for i, p in enumerate(data.get("parameter", []))]
 
 
 def _value(parameter: dict[str, Any]) -> Any:
@@ -94,12 +98,16 @@ def _fits(type_: str, value: Any) -> bool:
     return isinstance(value, dict) and "resourceType" not in value
 
 
-def answer(operation: Operation, result: Result | Reply) -> Reply:
-    """A single ``return`` that is a resource is the body itself: "the Parameters resource … is not used"."""
+def answer(operation: Operation, result: Result | Reply, shows: Callable[[Write], bool]) -> Reply:
+    """A single ``return`` that is a resource is the body itself: "the Parameters resource … is not used".
+
+    Of a list the caller is told what they may see.
+    """
     if isinstance(result, Reply):
         return result
+    result = {name: [v for v in value if shows(v)] if isinstance(value, list) else value for name, value in result.items()}
     writes = [value for value in result.values() if isinstance(value, (Write, Stored))]
-    touched = tuple(write.reference for write in writes)
+    touched = tuple((write.reference, write.owner) for write in writes)
     if set(result) == {"return"} and isinstance(result["return"], Write):
         return Reply(200, result["return"].json, {"ETag": f'W/"{result["return"].version}"'}, touched)
     rows = ",".join(row for name, value in result.items() for row in _rows(name, value))

@@ -7,24 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fhirserver import access
+from fhirserver import access, work
 from fhirserver.definitions import ResourceType
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
-from fhirserver.interactions import check_if_match, create, update, written
+from fhirserver.interactions import check_if_match, create, reply, update, written
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.operations import work
 from fhirserver.operations.assign import end
 from fhirserver.operations.claim import claim
-from fhirserver.operations.dispatch import attempt
+from fhirserver.operations.dispatch import attempt, task_create, unmade
 from fhirserver.operations.prioritize import follow
-from fhirserver.operations.sharing import withdraw
-from fhirserver.operations.work import Item
+from fhirserver.sharing import share_again, withdraw
+from fhirserver.studies import escaped, follow_order
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
 from fhirserver.versions import Write
+from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 
 _MAY_CHANGE = frozenset({"status", "statusReason", "businessStatus", "note", "meta", "lastModified", "executionPeriod", "text"})
+
+
+def seen(ctx: Context, type_: str, id_: str) -> Item | None:
+    """What a PUT is about, as the caller sees it; None where it would create."""
+    pending = ctx.changes.writes.get((type_, id_))
+    stored = ctx.store.get(type_, id_, access.visible(ctx.principal, type_))
+    there = pending is not None or (stored is not None and not stored.deleted)
+    return work.visible_item(ctx, type_, id_) if there else None
 
 
 # ---------------------------------------------------------------- Task
@@ -32,25 +40,38 @@ _MAY_CHANGE = frozenset({"status", "statusReason", "businessStatus", "note", "me
 
 def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     """PUT Task: of the network's Tasks the status changes, by who may and as the table says; other Tasks are plain ones."""
-    stored = ctx.store.get("Task", id_, access.visible(ctx.principal, "Task"))
-    current = work.visible_item(ctx, "Task", id_) if stored is not None and not stored.deleted else None
-    if current is None or not (work.is_coordination(current.data) or work.is_attempt(current.data)):
+    current = seen(ctx, "Task", id_)
+    if current is None:
+        return task_create(ctx, request, type_, id_)
+    new = parse_resource(request.body, "Task").data
+    if not (work.is_coordination(current.data) or work.is_attempt(current.data)):
+        if coding.codes(new.get("code"), coding.TASK_TYPE) != coding.codes(current.data.get("code"), coding.TASK_TYPE):
+            unmade(new)
         return update(ctx, request, type_, id_)
     check_if_match(request, current.stored)
-    new = parse_resource(request.body, "Task").data
+    wrong = states.transition("Task", current.status, new["status"])
     changed = sorted(name for name in {*new, *current.data} - _MAY_CHANGE if new.get(name) != current.data.get(name))
     if changed:
         raise BusinessRule(
             "Of this Task the status alone is changed by a plain write; use the operations.", f"Task.{changed[0]}"
         )
-    wrong = states.transition("Task", current.status, new["status"])
     if wrong:
         raise Invalid(wrong[0].diagnostics, issues=wrong)
-    acts = _ON_COORDINATION if work.is_coordination(current.data) else _ON_ATTEMPT
-    act = acts.get(new["status"])
-    if new["status"] == current.status or act is None:
+    if new["status"] == current.status:
+        return _same_status(ctx, request, current, new)
+    act = (_ON_COORDINATION if work.is_coordination(current.data) else _ON_ATTEMPT).get(new["status"])
+    if act is None:
         raise BusinessRule("This status is reached through the operations alone.", "Task.status")
     return written(ctx, request, act(ctx, current, new), 200)
+
+
+def _same_status(ctx: Context, request: Request, task: Item, new: Document) -> Reply:
+    """Sent again: no new version; or with a note, which each of the two parties may add."""
+    if new.get("note") == task.data.get("note"):
+        return reply(200, task.stored)
+    if ctx.principal.organization not in (task.stored.owner, work.organization(task.data.get("owner"))):
+        raise Forbidden("A note is added by those whose work this is.")
+    return written(ctx, request, work.save(ctx, task, task.data | {"note": new["note"]} if "note" in new else task.data), 200)
 
 
 Act = Callable[[Context, Item, Document], Write]
@@ -82,7 +103,8 @@ def _accept(ctx: Context, t0: Item, new: Document) -> Write:
     """The centre takes it: a pool attempt is there to be claimed."""
     _fulfiller(ctx, t0)
     saved = work.save(ctx, t0, _told(ctx, t0, new))
-    attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    if not work.open_attempts(ctx, t0):  # it may have been offered to a reader with the order
+        attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
     return saved
 
 
@@ -93,9 +115,7 @@ def _decline(ctx: Context, t0: Item, new: Document) -> Write:
         raise BusinessRule("Declining needs a reason.", "Task.statusReason")
     for old in work.open_attempts(ctx, t0):
         end(ctx, old, "declined")
-    order = work.item(ctx, t0.data["focus"]["reference"])
-    if order is not None:
-        withdraw(ctx, order, f"org/{ctx.principal.organization}")
+    withdraw(ctx, t0.data["focus"]["reference"], f"org/{ctx.principal.organization}")
     return work.save(ctx, t0, _told(ctx, t0, new))
 
 
@@ -111,6 +131,9 @@ def stop(ctx: Context, t0: Item, reason: str) -> Write:
     """No further work: before the start cancelled, after it failed; the open attempts end with it."""
     for old in work.open_attempts(ctx, t0):
         end(ctx, old, reason)
+    fulfiller = work.organization(t0.data["owner"])
+    if fulfiller != t0.stored.owner:
+        withdraw(ctx, t0.data["focus"]["reference"], f"org/{fulfiller}")
     closed = {
         "status": states.released(t0.status),
         "businessStatus": work.business(states.CANCELLED),
@@ -128,7 +151,11 @@ def _start(ctx: Context, task: Item, new: Document) -> Write:
 
 
 def _hold(ctx: Context, task: Item, new: Document) -> Write:
+    """It waits for information, and so does the coordination Task."""
     _reader(ctx, task)
+    t0 = work.coordination_of(ctx, task.data)
+    business = work.business(states.AWAITING_INFORMATION)
+    work.save(ctx, t0, t0.data | {"businessStatus": business, "lastModified": work.timestamp(ctx.now)})
     return work.save(ctx, task, _told(ctx, task, new))
 
 
@@ -168,26 +195,57 @@ _ON_ATTEMPT: dict[str, Act] = {
 # ---------------------------------------------------------------- ServiceRequest
 
 
+def order_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """An order may come after its study: the facility's studies of its accession number are looked at again."""
+    answer = create(ctx, request, type_)
+    for write in [w for w in ctx.changes.writes.values() if w.type == "ServiceRequest" and w.data]:
+        _studies_again(ctx, write)
+    return answer
+
+
+def _studies_again(ctx: Context, order: Write) -> None:
+    numbers = [i["value"] for i in (order.data or {}).get("identifier", ()) if "value" in i]
+    for number in numbers:
+        for study in work.items(ctx, (order.owner,), "ImagingStudy", ("identifier", escaped(number))):
+            for identifier in study.data.get("identifier", ()):
+                if identifier.get("system") == "urn:dicom:uid":
+                    ctx.rematch(order.owner, identifier["value"].removeprefix("urn:oid:"))
+
+
 def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     """PUT ServiceRequest by its facility: the work follows a change of urgency, and ends when the order is taken back."""
-    stored = ctx.store.get("ServiceRequest", id_, access.visible(ctx.principal, "ServiceRequest"))
-    before = work.visible_item(ctx, "ServiceRequest", id_) if stored is not None and not stored.deleted else None
-    reply = update(ctx, request, type_, id_)
+    before = seen(ctx, "ServiceRequest", id_)
+    answer = update(ctx, request, type_, id_)
     saved = ctx.changes.writes.get(("ServiceRequest", id_))
-    t0 = work.coordination(ctx, f"ServiceRequest/{id_}")
-    if before is None or saved is None or saved.data is None or t0 is None:
-        return reply
-    if saved.data["subject"] != before.data["subject"]:
-        raise BusinessRule(
-            "The patient of a dispatched order does not change; take it back and order anew.", "ServiceRequest.subject"
-        )
+    if saved is None or saved.data is None:
+        return answer
+    _studies_again(ctx, saved)
+    t0 = work.coordination(ctx, before) if before is not None else None
+    if before is None or t0 is None:
+        return answer
+    ctx.changes.guard(before.stored)
     if saved.data["status"] in ("revoked", "entered-in-error"):
         stop(ctx, t0, "cancelled-by-placer")
-    elif saved.data["status"] == "completed":
+        return answer
+    if saved.data["status"] == "completed":
         raise Conflict("An order is completed when its reading is; the reading is still open.")
-    elif saved.data.get("priority", "routine") != before.data.get("priority", "routine"):
+    if saved.data.get("priority", "routine") != before.data.get("priority", "routine"):
         follow(ctx, before, t0, saved.data.get("priority", "routine"))
-    return reply
+    share_again(ctx, Item(before.stored, saved.data))
+    return answer
+
+
+# ---------------------------------------------------------------- ImagingStudy
+
+
+def study_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """PUT ImagingStudy by its facility: a study linked by hand goes where its orders went, like one that was matched."""
+    answer = update(ctx, request, type_, id_)
+    saved = ctx.changes.writes.get(("ImagingStudy", id_))
+    if saved is not None and saved.data is not None:
+        for reference in saved.data.get("basedOn", ()):
+            follow_order(ctx, saved.owner, reference.get("reference", ""), id_, saved.data["status"])
+    return answer
 
 
 # ---------------------------------------------------------------- DiagnosticReport
@@ -200,9 +258,9 @@ def report_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
 
 
 def report_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
-    stored = ctx.store.get("DiagnosticReport", id_, access.visible(ctx.principal, "DiagnosticReport"))
-    if stored is not None and not stored.deleted:
-        _imported(work.visible_item(ctx, "DiagnosticReport", id_).data)
+    current = seen(ctx, "DiagnosticReport", id_)
+    if current is not None:
+        _imported(current.data)
     _imported(parse_resource(request.body, "DiagnosticReport").data)
     return update(ctx, request, type_, id_)
 
@@ -210,6 +268,3 @@ def report_update(ctx: Context, request: Request, type_: ResourceType, id_: str)
 def _imported(report: Document) -> None:
     if any(identifier.get("system") == work.REPORTS for identifier in report.get("identifier", ())):
         raise Conflict("Reports made in the network change only through the operations.")
-
-
-__all__ = ["order_update", "report_create", "report_update", "stop", "task_update"]

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from fhirserver import audit
+from fhirserver import audit, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.operations import work
-from fhirserver.operations.work import Item
-from fhirserver.search.date import milliseconds, span
+from fhirserver.moments import milliseconds, span
 from fhirserver.validation import Document
 from fhirserver.versions import Write
+from fhirserver.work import Item
 from fhirserver.workflow import deadlines, states
 
 _RANKS = states.PRIORITY_RANKS
@@ -33,7 +32,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     scope = inputs.get("scope", "order" if placer else "task")
     if scope not in ("order", "task"):
         raise Invalid("scope is order or task.", "Parameters.parameter")
-    t0 = work.coordination(ctx, order.reference)
+    t0 = work.coordination(ctx, order)
     told = f"priority from {order.data.get('priority', 'routine')} to {priority} ({scope})"
     if scope == "order":
         saved, tasks = _ordered(ctx, order, t0, priority, inputs.get("due"), placer=placer)
@@ -77,20 +76,17 @@ def _raised(ctx: Context, order: Item, t0: Item | None, priority: str, due: str 
     work.require_role(ctx, "dispatcher")
     if _RANKS[priority] > min(_RANKS[one.data.get("priority", "routine")] for one in (order, t0)):
         raise BusinessRule("The centre may raise the urgency, not lower it.", "Parameters.parameter")
+    before = t0.data.get("restriction", {}).get("period", {}).get("end")
+    if due and before and span(due)[0] > span(before)[0]:
+        raise BusinessRule("The centre may bring the deadline forward, not postpone it.", "Parameters.parameter")
     return _set(ctx, t0, priority, due)
 
 
 def _set(ctx: Context, t0: Item, priority: str, due: str | None) -> list[Write]:
     """On the coordination Task and its open attempts, with the deadline that follows."""
-    changed: Document = {"priority": priority, "lastModified": work.timestamp(ctx.now)}
-    end = due or _due(ctx, t0.data, priority)
-    if end:
-        changed["restriction"] = t0.data.get("restriction", {}) | {"period": {"end": end}}
-    return [
-        work.save(ctx, task, task.data | changed)
-        for task in (t0, *work.open_attempts(ctx, t0))
-        if task.data.get("priority") != priority or due
-    ]
+    if t0.data.get("priority") == priority and not due:
+        return []
+    return work.reschedule(ctx, t0, due or _due(ctx, t0.data, priority), priority=priority)
 
 
 def _due(ctx: Context, task: Document, priority: str) -> str | None:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from fhirserver import audit
+from fhirserver import audit, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.operations import work
-from fhirserver.operations.start_report import questionnaire
-from fhirserver.operations.work import Item
-from fhirserver.validation import Document, instant
-from fhirserver.versions import Grant, Write
+from fhirserver.operations.dispatch import questionnaire
+from fhirserver.validation import Document, instant, loads
+from fhirserver.versions import EVERYTHING, Grant, Write
+from fhirserver.work import Item
 from fhirserver.workflow import coding, contract, states
 
 _SECTIONS = {"findings": "59776-5", "impression": "19005-8", "conclusion": "19005-8"}
@@ -28,38 +28,54 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     report = work.visible_item(ctx, "DiagnosticReport", inputs["id"])
     check_if_match(request, report.stored)
     attempt, t0 = _reading(ctx, report)
+    order = _seen(ctx, attempt)
     if inputs["attest"] is not True:
         raise BusinessRule("A report is signed by attesting it.", "Parameters.parameter")
     if inputs.get("alertCategory", "none") != "none":
         raise BusinessRule("An actionable finding is notified before the report is signed.", "Parameters.parameter")
     draft = _draft(ctx, attempt)
     response = _response(ctx, draft, inputs.get("response"))
-    _fulfils(ctx, t0, draft, response)
-    return _signed(ctx, report, attempt, t0, draft, response, inputs.get("signature"))
+    _fulfils(ctx, t0, attempt, response)
+    return _signed(ctx, Reading(report, attempt, t0, order, draft), response, inputs.get("signature"))
 
 
 def _reading(ctx: Context, report: Item) -> tuple[Item, Item]:
-    """I3: a report is signed by the owner of the attempt that is in progress, who may read this at this moment (I2)."""
+    """I3: a report is signed by the owner of the attempt that is in progress, who may read this finally at this moment (I2)."""
     caller = work.require_reader(ctx)
     if report.status not in ("registered", "preliminary"):
         raise Conflict(f"A report that is {report.status} is not signed.")
     if not report.data.get("basedOn"):
         raise Conflict("This report was not made by a reading here.")
-    found = [
-        t
-        for t in work.items(ctx, "Task", ("focus", report.data["basedOn"][0]["reference"]), ("code", "read"))
-        if _reports(t, report)
-    ]
+    focus = ("focus", report.data["basedOn"][0]["reference"])
+    found = [t for t in work.items(ctx, (report.stored.owner,), "Task", focus, ("code", "read")) if _reports(t, report)]
     attempt = next((t for t in found if t.status == "in-progress"), None)
     if attempt is None:
         raise Conflict("No reading of this report is in progress.")
     if work.practitioner_of(ctx, attempt.data.get("owner")) != caller:
         raise Forbidden("A report is signed by the reader who has the reading.")
     t0 = work.coordination_of(ctx, attempt.data)
-    verdict = work.verdict(ctx, caller, t0)
+    verdict = work.verdict(ctx, caller, t0, "final")
     if not verdict.eligible:
-        raise Forbidden(f"You may not read this: {', '.join(verdict.failed)}.", details=(coding.ELIGIBILITY, verdict.failed[0]))
+        raise Forbidden(f"You may not sign this: {', '.join(verdict.failed)}.", details=(coding.ELIGIBILITY, verdict.failed[0]))
     return attempt, t0
+
+
+# What an order may change without the reader having to look again
+_NOT_CLINICAL = frozenset({"status", "priority", "meta", "identifier", "text", "insurance"})
+
+
+def _seen(ctx: Context, attempt: Item) -> Item:
+    """The order, active and clinically as the reader saw it."""
+    order = work.order_of(ctx, attempt.data)
+    if order.status != "active":
+        raise Conflict(f"The order is {order.status}; nothing is signed for it.")
+    version = next(iter(work.inputs(attempt.data, "order-version")), "0")
+    stored = ctx.store.vread("ServiceRequest", order.stored.id, int(version), EVERYTHING) if version.isdecimal() else None
+    before = loads(stored.json) if stored else {}
+    if any(before.get(name) != order.data.get(name) for name in {*before, *order.data} - _NOT_CLINICAL):
+        raise Conflict("The facility changed the order since the reading was started; look at it, and renew with $claim.")
+    ctx.changes.guard(order.stored)
+    return order
 
 
 def _reports(task: Item, report: Item) -> bool:
@@ -82,40 +98,42 @@ def _response(ctx: Context, draft: Item, sent: Document | None) -> Document:
     return kept | taken | {"status": "completed", "authored": work.timestamp(ctx.now)}
 
 
-def _fulfils(ctx: Context, t0: Item, draft: Item, response: Document) -> None:
-    template = questionnaire(ctx, draft.data.get("questionnaire"), t0.stored.owner)
+def _fulfils(ctx: Context, t0: Item, attempt: Item, response: Document) -> None:
+    canonical = next(iter(work.inputs(attempt.data, "template")), None)
+    template = questionnaire(ctx, canonical, t0.stored.owner, attempt.stored.owner)
     wrong = contract.failures(template, response, next(iter(work.inputs(t0.data, "report-language")), None))
     if wrong:
         raise BusinessRule("The report does not give what the facility asked for.", issues=wrong)
 
 
-def _signed(
-    ctx: Context, report: Item, attempt: Item, t0: Item, draft: Item, response: Document, signature: Document | None
-) -> dict[str, Any]:
-    now = work.timestamp(ctx.now)
-    order = work.item(ctx, attempt.data["focus"]["reference"])
-    assert order is not None
-    work.save(ctx, draft, response)
-    final = _final(ctx, report.data, response)
-    signed = work.save(ctx, report, final)
-    grant = Grant(order.reference, f"org/{t0.stored.owner}").document()
-    signed.grants.append(grant)
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that a signature closes."""
+
+    report: Item
+    attempt: Item
+    t0: Item
+    order: Item
+    draft: Item
+
+
+def _signed(ctx: Context, reading: Reading, response: Document, signature: Document | None) -> dict[str, Any]:
+    now, attempt, t0, order = work.timestamp(ctx.now), reading.attempt, reading.t0, reading.order
+    work.save(ctx, reading.draft, response, sealed=True)
+    final = _final(ctx, reading.report.data, response)
+    signed = work.save(ctx, reading.report, final)
     document = _document(ctx, attempt, order, final, response)
-    document.grants.append(grant)
     listed = _listed(ctx, attempt, final, document)
-    listed.grants.append(grant)
+    for made in (signed, document, listed):
+        made.grants.append(Grant(order.reference, f"org/{t0.stored.owner}").document())
+    document.sealed = listed.sealed = True
     period = attempt.data["executionPeriod"] | {"end": now}
     work.save(ctx, attempt, attempt.data | {"status": "completed", "executionPeriod": period, "lastModified": now})
-    output = [*t0.data.get("output", ()), work.entry("report", "valueReference", {"reference": report.reference})]
-    work.save(
-        ctx,
-        t0,
-        t0.data
-        | {"status": "completed", "businessStatus": work.business(states.DELIVERED), "output": output, "lastModified": now},
-    )
-    if order.status == "active":
-        work.save(ctx, order, order.data | {"status": "completed"})
-    _proven(ctx, t0, signature)
+    output = [*t0.data.get("output", ()), work.entry("report", {"reference": reading.report.reference})]
+    done = {"status": "completed", "businessStatus": work.business(states.DELIVERED), "output": output, "lastModified": now}
+    t0_done = work.save(ctx, t0, t0.data | done)
+    completed = work.save(ctx, order, order.data | {"status": "completed"})
+    _proven(ctx, t0, [signed, document, listed, t0_done, completed], signature)
     return {"report": signed, "document": document}
 
 
@@ -151,9 +169,14 @@ def _document(ctx: Context, attempt: Item, order: Item, report: Document, respon
         "author": author,
         "title": "Imaging report",
         "attester": [{"mode": "legal", "time": work.timestamp(ctx.now), "party": attempt.data["owner"]}],
-        "section": [_section(link, heading, text) for link, heading, text in contract.lines(response)],
+        "section": [
+            _section(link, heading, text, f"DiagnosticReport/{report['id']}")
+            for link, heading, text in contract.lines(response)
+        ],
     }
+    practitioner = work.practitioner_of(ctx, attempt.data["owner"])
     references = [report["subject"]["reference"], order.reference, *(s["reference"] for s in report.get("imagingStudy", ()))]
+    references += [a["reference"] for a in author] + ([practitioner] if practitioner else [])
     found = [found.data for reference in references if (found := work.item(ctx, reference))]
     bundle = {
         "resourceType": "Bundle",
@@ -165,12 +188,13 @@ def _document(ctx: Context, attempt: Item, order: Item, report: Document, respon
     return work.make(ctx, bundle, attempt.stored.owner)
 
 
-def _section(link: str, heading: str, text: str) -> Document:
+def _section(link: str, heading: str, text: str, report: str) -> Document:
     code = _SECTIONS.get(link)
     coded = {"code": {"coding": [{"system": coding.LOINC, "code": code}]}} if code else {}
     return {
         "title": heading,
         **coded,
+        "entry": [{"reference": report}],
         "text": {
             "status": "generated",
             "div": contract.narrative({"item": [{"linkId": link, "text": heading, "answer": [{"valueString": text}]}]}),
@@ -206,13 +230,12 @@ def _listed(ctx: Context, attempt: Item, report: Document, document: Write) -> W
     )
 
 
-def _proven(ctx: Context, t0: Item, signature: Document | None) -> None:
-    """The Provenance of the signing, which the facility reads too."""
-    targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]
+def _proven(ctx: Context, t0: Item, told: list[Write], signature: Document | None) -> None:
+    """A Provenance of the signing for the facility, of what it sees; the centre's own covers all."""
     extra = {"signature": [signature]} if signature else {}
-    audit.add(
-        ctx, audit.provenance(ctx, targets, "sign", extra), [f"org/{ctx.principal.organization}", f"org/{t0.stored.owner}"]
-    )
+    for writes, organization in ((list(ctx.changes.writes.values()), ctx.principal.organization), (told, t0.stored.owner)):
+        targets = [f"{w.reference}/_history/{w.version}" for w in writes if w.type != "Provenance"]
+        audit.add(ctx, audit.provenance(ctx, targets, "sign", extra), [f"org/{organization}"])
 
 
 SIGN = Operation(

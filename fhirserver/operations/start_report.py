@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fhirserver import work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.operations import work
-from fhirserver.operations.work import Item
+from fhirserver.operations.dispatch import questionnaire
+from fhirserver.resources.questionnaire_response import DRAFTS
 from fhirserver.validation import Document
 from fhirserver.versions import Grant, Write
-from fhirserver.workflow import coding, contract
+from fhirserver.work import Item
+from fhirserver.workflow import coding
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,11 +33,11 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     template = _template(ctx, t0, inputs.get("template"))
     report = _report(ctx, t0, attempt)
     draft = _draft(ctx, attempt, template, caller, report)
-    outputs = [
-        work.entry("report", "valueReference", {"reference": report.reference}),
-        work.entry("draft", "valueReference", {"reference": draft.reference}),
-    ]
-    work.save(ctx, attempt, attempt.data | {"output": [*attempt.data.get("output", ()), *outputs]})
+    outputs = [work.entry(kind, {"reference": made.reference}) for kind, made in (("report", report), ("draft", draft))]
+    opened = attempt.data | {"output": [*attempt.data.get("output", ()), *outputs]}
+    if template[0]:  # the contract is the attempt's, not the draft's: the reader writes that
+        opened["input"] = work.with_input(attempt.data, "template", template[0])
+    work.save(ctx, attempt, opened)
     return {"report": report, "draft": draft}
 
 
@@ -51,9 +53,9 @@ def _opened(ctx: Context, attempt: Item) -> dict[str, Any] | None:
 
 
 def _alone(ctx: Context, t0: Item, attempt: Item) -> None:
-    for report in work.items(
-        ctx, "DiagnosticReport", ("based-on", t0.data["focus"]["reference"]), ("status", "registered,preliminary")
-    ):
+    mine = (attempt.stored.owner,)
+    asked = (("based-on", t0.data["focus"]["reference"]), ("status", "registered,preliminary"))
+    for report in work.items(ctx, mine, "DiagnosticReport", *asked):
         if any(i.get("system") == work.REPORTS for i in report.data.get("identifier", ())):
             raise Conflict("A report is open under another attempt.")
 
@@ -64,24 +66,12 @@ def _template(ctx: Context, t0: Item, wanted: str | None) -> tuple[str | None, D
     if wanted and wanted not in allowed:
         raise BusinessRule("The template is not one that the facility allows for this order.", "Parameters.parameter")
     canonical = wanted or next(iter(allowed), None)
-    return canonical, questionnaire(ctx, canonical, t0.stored.owner)
-
-
-def questionnaire(ctx: Context, canonical: str | None, facility: str) -> Document:
-    """By canonical URL, the facility's own before others'. Errors: 422 where there is none."""
-    if canonical is None:
-        return contract.FREE_TEXT
-    url, _, version = canonical.partition("|")
-    found = [q for q in work.items(ctx, "Questionnaire", ("url", url)) if version in ("", q.data.get("version"))]
-    if not found:
-        raise BusinessRule("The template that the facility asked for cannot be found.", "Task.input")
-    return min(found, key=lambda q: q.stored.owner != facility).data
+    return canonical, questionnaire(ctx, canonical, t0.stored.owner, work.organization(t0.data["owner"]) or "")
 
 
 def _report(ctx: Context, t0: Item, attempt: Item) -> Write:
-    order = work.item(ctx, attempt.data["focus"]["reference"])
-    assert order is not None
-    studies = work.studies(ctx, order.reference)
+    order = work.order_of(ctx, attempt.data)
+    studies = work.studies(ctx, order)
     centre = attempt.stored.owner
     document = {
         "resourceType": "DiagnosticReport",
@@ -105,6 +95,7 @@ def _draft(ctx: Context, attempt: Item, template: tuple[str | None, Document], c
     canonical, questions = template
     document = {
         "resourceType": "QuestionnaireResponse",
+        "identifier": {"system": DRAFTS, "value": report.id},
         "basedOn": [{"reference": attempt.data["focus"]["reference"]}],
         **({"questionnaire": canonical} if canonical else {}),
         "status": "in-progress",

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from fhirserver import access
+from fhirserver import access, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BadRequest, Invalid, Unsupported
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.operations import work
-from fhirserver.operations.work import Item
-from fhirserver.search.date import LAST, span
-from fhirserver.search.query import parse
+from fhirserver.moments import span
+from fhirserver.search.date import LAST
+from fhirserver.search.query import plain
 from fhirserver.validation import Document, dumps, instant, loads
 from fhirserver.versions import Stored
+from fhirserver.work import Item
 from fhirserver.workflow import states
 
 _OPEN = "requested,received,accepted,in-progress,on-hold"
@@ -28,7 +28,8 @@ Pairs = list[tuple[str, str]]
 
 
 def _mine(ctx: Context) -> Pairs | None:
-    roles = [role.reference for role in work.items(ctx, "PractitionerRole", ("practitioner", work.require_reader(ctx)))]
+    asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", work.require_reader(ctx)))
+    roles = [role.reference for role in ctx.store.search(asked, access.visible(ctx.principal, "PractitionerRole"), _MOST)]
     return [("owner", ",".join(roles)), ("code", "read")] if roles else None
 
 
@@ -75,7 +76,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     following = (
         ctx.seal({"f": f"worklist {view} {ctx.principal.name}", "after": list(_rank(shown[-1]))}) if len(page) > count else None
     )
-    return _answer(ctx, shown, len(rows), _asked(inputs), following)
+    return _answer(ctx, shown, rows, _asked(inputs), following)
 
 
 def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
@@ -85,7 +86,7 @@ def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
     asked.append(("status", ",".join(inputs["status"]) or _OPEN))
     if inputs["priority"]:
         asked.append(("priority", ",".join(inputs["priority"])))
-    query = parse(ctx.store.types["Task"], asked, False, lambda *_: [])
+    query = plain(ctx.store.types["Task"], *asked, ("_sort", "priority,due"))
     facilities = {organization.get("reference") for organization in inputs["organization"]}
     before = span(inputs["dueBefore"])[0] if "dueBefore" in inputs else None
     for stored in ctx.store.search(query, access.visible(ctx.principal, "Task"), _MOST):
@@ -131,9 +132,10 @@ def _asked(inputs: Mapping[str, Any]) -> Pairs:
     return pairs
 
 
-def _answer(ctx: Context, rows: list[Item], total: int, asked: Pairs, following: str | None) -> Reply:
+def _answer(ctx: Context, rows: list[Item], everything: list[Item], asked: Pairs, following: str | None) -> Reply:
     entries = [
-        _entry(ctx, row.stored, row.stored.json, "match", 1 - place / max(len(rows), 1)) for place, row in enumerate(rows)
+        _entry(ctx, row.stored, row.stored.json, "match", 1 - place / len(everything))
+        for place, row in enumerate(rows, everything.index(rows[0]) if rows else 0)
     ]
     references = dict.fromkeys(reference for row in rows for reference in _included(ctx, row))
     included = [found for reference in references if (found := _seen(ctx, reference))]
@@ -146,18 +148,18 @@ def _answer(ctx: Context, rows: list[Item], total: int, asked: Pairs, following:
         "resourceType": "Bundle",
         "type": "searchset",
         "timestamp": instant(ctx.now),
-        "total": total,
+        "total": len(everything),
         "link": links,
     }
     body = dumps(head)[:-1] + (f',"entry":[{",".join(entries)}]' if entries else "") + "}"
     shown = [*(row.stored for row in rows), *included]
-    return Reply(200, body, touched=tuple(s.reference for s in shown), owners=frozenset(s.owner for s in shown))
+    return Reply(200, body, touched=tuple((s.reference, s.owner) for s in shown))
 
 
 def _included(ctx: Context, row: Item) -> Iterator[str]:
     yield row.data["focus"]["reference"]
     yield row.data["for"]["reference"]
-    yield from (study.reference for study in work.studies(ctx, row.data["focus"]["reference"]))
+    yield from (study.reference for study in work.studies(ctx, work.order_of(ctx, row.data)))
 
 
 def _seen(ctx: Context, reference: str) -> Stored | None:

@@ -5,7 +5,7 @@ https://hl7.org/fhir/R4/diagnosticreport.html
 
 from __future__ import annotations
 
-from fhirserver.definitions import ResourceType, SearchParam
+from fhirserver.definitions import ResourceType, SearchParam, never
 from fhirserver.workflow import states
 
 DIAGNOSTIC_REPORT = ResourceType(
@@ -23,5 +23,5 @@ DIAGNOSTIC_REPORT = ResourceType(
     aliases={"basedOn": "based-on"},
     sorts=("date", "issued"),
     rules=(states.status_rule("DiagnosticReport"),),
-    deletable=False,
+    deletable=never,
 )

@@ -21,8 +21,11 @@ def _both_organizations(owner: str, role: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys([f"org/{owner}", *facility]))
 
 
-PRACTITIONER = ResourceType("Practitioner", sorts=("family",), base_keys=_everyone)
-PRACTITIONER_ROLE = ResourceType("PractitionerRole", sorts=("date",), base_keys=_both_organizations)
-ORGANIZATION = ResourceType("Organization", sorts=("name",), base_keys=_everyone)
-ORGANIZATION_AFFILIATION = ResourceType("OrganizationAffiliation", sorts=("date",), base_keys=_everyone)
-ENDPOINT = ResourceType("Endpoint", sorts=("name",), base_keys=_everyone)
+# Licences, privileges and agreements are nobody's to give to themselves.
+_WRITERS = ("administrator",)
+
+PRACTITIONER = ResourceType("Practitioner", sorts=("family",), base_keys=_everyone, writers=_WRITERS)
+PRACTITIONER_ROLE = ResourceType("PractitionerRole", sorts=("date",), base_keys=_both_organizations, writers=_WRITERS)
+ORGANIZATION = ResourceType("Organization", sorts=("name",), base_keys=_everyone, writers=_WRITERS)
+ORGANIZATION_AFFILIATION = ResourceType("OrganizationAffiliation", sorts=("date",), base_keys=_everyone, writers=_WRITERS)
+ENDPOINT = ResourceType("Endpoint", sorts=("name",), base_keys=_everyone, writers=_WRITERS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhirserver.definitions import ResourceType
+from fhirserver.definitions import ResourceType, never
 
 
 def _study_uids(study: dict[str, Any]) -> list[str]:
@@ -24,6 +24,6 @@ IMAGING_STUDY = ResourceType(
     aliases={"based-on": "basedon", "basedOn": "basedon", "body-site": "bodysite"},
     left_out=("instance",),  # a study has thousands; the archive's own index answers for them
     sorts=("started",),
+    deletable=never,
     unique=_study_uids,
-    referrers=(("DiagnosticReport", "imaging-study"),),
 )

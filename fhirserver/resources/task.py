@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhirserver.definitions import ResourceType, SearchParam
+from fhirserver.definitions import ResourceType, SearchParam, never
 from fhirserver.workflow import coding, states
 
 
@@ -17,8 +17,8 @@ def _open_work(task: dict[str, Any]) -> list[str]:
         return []
     kinds = coding.codes(task.get("code"), coding.TASK_TYPE)
     if "coordinate" in kinds:
-        return [f"coordinate|{task['focus']['reference']}"]
-    return [f"read|{task['partOf'][0]['reference']}"] if "read" in kinds and task.get("partOf") else []
+        return [f"coordinate|{task.get('focus', {}).get('reference')}"]
+    return [f"read|{task['partOf'][0].get('reference')}"] if "read" in kinds and task.get("partOf") else []
 
 
 TASK = ResourceType(
@@ -28,5 +28,5 @@ TASK = ResourceType(
     ranks={"priority": states.PRIORITY_RANKS},
     unique=_open_work,
     rules=(states.status_rule("Task"),),
-    deletable=False,
+    deletable=never,
 )

@@ -5,13 +5,12 @@ A date without a zone is taken as UTC. https://hl7.org/fhir/R4/search.html#date
 
 from __future__ import annotations
 
-import calendar
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from fhirserver.errors import BadRequest
+from fhirserver.moments import span
 from fhirserver.primitives import is_datetime
 from fhirserver.search.clause import DATED, Clause
 
@@ -19,29 +18,6 @@ MODIFIERS: tuple[str, ...] = ()
 FIRST, LAST = -(2**53), 2**53
 _PREFIX = re.compile(r"(eq|ne|lt|gt|le|ge|sa|eb|ap)?([0-9].*)")
 _MINUTES = re.compile(r"(.{10}T\d\d:\d\d)(Z|[+-]\d\d:\d\d)?")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def milliseconds(when: datetime) -> int:
-    return (when - _EPOCH) // timedelta(milliseconds=1)
-
-
-def span(text: str) -> tuple[int, int]:
-    """The range that a date, dateTime or instant means."""
-    if len(text) <= 10:
-        year, month, day = (int(part) for part in (text + "-01-01")[: 10 if len(text) < 10 else None].split("-")[:3])
-        start = datetime(year, month, day, tzinfo=timezone.utc)
-        days = {4: 366 if calendar.isleap(year) else 365, 7: calendar.monthrange(year, month)[1], 10: 1}[len(text)]
-        low = milliseconds(start)
-        return low, low + days * 86_400_000
-    clock, fraction, zone = re.fullmatch(r"(.{19})(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", text).groups()  # type: ignore[union-attr]
-    leap = clock.endswith(":60")
-    start = datetime.fromisoformat((clock[:-2] + "59" if leap else clock) + ("+00:00" if zone == "Z" else zone))
-    low = milliseconds(start) + (1000 if leap else 0)
-    if fraction is None:
-        return low, low + 1000
-    low += int((fraction + "00")[:3])
-    return low, low + 10 ** max(0, 3 - len(fraction))
 
 
 def entries(code: str, type_: str, value: Any) -> Iterator[tuple[int, int]]:
@@ -51,7 +27,7 @@ def entries(code: str, type_: str, value: Any) -> Iterator[tuple[int, int]]:
         start, end = value.get("start"), value.get("end")
         yield (span(start)[0] if start else FIRST), (span(end)[1] if end else LAST)
     elif type_ == "Timing":
-        found = [span(event) for event in value.get("event", ())]
+        found = [span(event) for event in value.get("event", ()) if event]
         bounds = value.get("repeat", {}).get("boundsPeriod")
         found += entries(code, "Period", bounds) if bounds else []
         if found:

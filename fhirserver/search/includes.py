@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fhirserver.errors import BadRequest, TooCostly
 from fhirserver.messages import Context
-from fhirserver.search.query import Include, Query, parameter, parse, values
+from fhirserver.search.query import Include, Query, parameter, plain, values
 from fhirserver.search.reference import local
 from fhirserver.validation import loads
 from fhirserver.versions import Stored, Visible
@@ -52,5 +52,5 @@ def _backward(ctx: Context, include: Include, matches: list[Stored], allowed: Al
     seen = allowed(source.name)
     if seen is None or not matches:
         return []
-    asked = parse(source, [(param.code, ",".join(row.reference for row in matches))], False, lambda *_: [])
+    asked = plain(source, (param.code, ",".join(row.reference for row in matches)))
     return ctx.store.search(asked, seen, MAX_INCLUDED + 1)

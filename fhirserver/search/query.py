@@ -5,6 +5,7 @@ https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,13 +16,13 @@ from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BadRequest, Issue, Unsupported
 from fhirserver.primitives import is_id
 from fhirserver.search import KINDS, date, string
-from fhirserver.search.clause import IDENTIFYING, REFERRING, Clause, Filter
+from fhirserver.search.clause import IDENTIFYING, NEGATIVE, REFERRING, Clause, Filter
 from fhirserver.search.paths import compiled
 from fhirserver.store import Index
 
 Pairs = Iterable[tuple[str, str]]
 # Resolves a chain: (target type, pairs) -> logical ids that this caller may see
-Chain = Callable[[str, Pairs], list[str]]
+Chain = Callable[[str, list[tuple[str, str]]], list[str]]
 
 SCHEMA = 1
 DEFAULT_COUNT, MAX_COUNT = 20, 1000
@@ -181,6 +182,18 @@ def parse(type_: ResourceType, pairs: Pairs, lenient: bool, chain: Chain) -> Que
     return query
 
 
+def plain(type_: ResourceType, *pairs: tuple[str, str]) -> Query:
+    """A query of the server's own, without chains."""
+    return parse(type_, pairs, False, lambda *_: [])
+
+
+def whole_number(text: str, name: str) -> int:
+    """Errors: 400."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise BadRequest(f"{name} is a whole number.", name)
+    return int(text)
+
+
 def _plain(name: str) -> str:
     return (
         name if len(name) <= 64 and name.replace("-", "").replace("_", "").replace(":", "").replace(".", "").isalnum() else "?"
@@ -191,9 +204,7 @@ def _control(query: Query, name: str, value: str) -> bool:
     """The parameters that shape the answer rather than choose from it."""
     match name:
         case "_count":
-            if not value.isdigit() or len(value) > 9:
-                raise BadRequest("_count is a whole number.", "_count")
-            query.count = min(int(value), MAX_COUNT)
+            query.count = min(whole_number(value, "_count"), MAX_COUNT)
             query.only_count = query.only_count or query.count == 0
         case "_sort":
             query.sort = [_sort(query.type, key) for key in value.split(",")]
@@ -242,7 +253,9 @@ def _search(query: Query, name: str, value: str, chain: Chain) -> bool:
         query.clauses.append(Clause({"_id": {"$in": ids}}, IDENTIFYING - 1))
         return True
     if name == "_lastUpdated":
-        query.clauses += [_last_updated(one) for one in value.split(",")]
+        clauses = [_last_updated(one) for one in value.split(",")]
+        either = Clause({"$or": [clause.flat for clause in clauses]}, NEGATIVE)
+        query.clauses.append(clauses[0] if len(clauses) == 1 else either)
         return True
     if "." in name:
         return _chained(query, name, value, chain)

@@ -26,8 +26,10 @@ def entries(code: str, type_: str, value: Any) -> Iterator[str]:
                 yield f"{code}={reference.split('/_history/')[0]}"
         if "identifier" in value:
             yield from token.entries(f"{code}:identifier", "Identifier", value["identifier"])
-    elif isinstance(value, str):
+    elif isinstance(value, str):  # a canonical, found with its version and without
         yield f"{code}={value}"
+        if "|" in value:
+            yield f"{code}={value.split('|')[0]}"
 
 
 def where(code: str, modifier: str | None, values: list[str], lead: bool, targets: tuple[str, ...] | None = None) -> Clause:

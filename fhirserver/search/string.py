@@ -36,7 +36,7 @@ def texts(type_: str, value: Any) -> Iterator[str]:
     if type_ in _PARTS:
         for part in _PARTS[type_]:
             found = value.get(part)
-            yield from found if isinstance(found, list) else [found] if found else []
+            yield from (text for text in (found if isinstance(found, list) else [found]) if text)
     elif isinstance(value, str):
         yield value
 

@@ -69,7 +69,7 @@ def _moment(text: str | None, now: datetime, *, end: bool) -> datetime:
     if text is None:
         return now
     if len(text) > 10:
-        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return datetime.fromisoformat(text.replace("Z", "+00:00").replace(":60", ":59", 1))  # a leap second
     padded = text + ("-12-31" if end else "-01-01")[len(text) - 4 :] if len(text) < 10 else text
     if end and len(text) == 7:
         padded = text + "-28"  # a month is at least so long

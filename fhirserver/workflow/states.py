@@ -92,6 +92,7 @@ READY_FOR_ASSIGNMENT = "ready-for-assignment"
 AWAITING_ACCEPTANCE = "awaiting-acceptance"
 ASSIGNED = "assigned"
 READING = "reading"
+AWAITING_INFORMATION = "awaiting-information"
 DELIVERED = "delivered"
 CANCELLED = "cancelled"
 

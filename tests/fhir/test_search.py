@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import BASE, assert_outcome, order, patient
 
+from fhirserver.moments import span
 from fhirserver.resources import RESOURCE_TYPES
 from fhirserver.search import query as queries
-from fhirserver.search.date import span
 from fhirserver.search.string import fold
 from fhirserver.versions import EVERYTHING
 

@@ -126,8 +126,8 @@ def test_an_offer_awaits_acceptance(network):
         ({}, 422, "required"),
         ({"mode": "random"}, 422, "invalid"),
         ({"mode": "manual"}, 422, "business-rule"),
-        ({"mode": "manual", "owner": {"reference": "Organization/centre"}}, 422, "business-rule"),
-        ({"mode": "manual", "owner": {"reference": "Practitioner/nobody"}}, 422, "business-rule"),
+        ({"mode": "manual", "owner": {"reference": "Organization/office"}}, 422, "business-rule"),
+        ({"mode": "manual", "owner": {"reference": "Practitioner/nobody"}}, 422, "not-found"),
     ],
 )
 def test_what_is_wrong_with_an_assignment_is_said(network, inputs, status, code):

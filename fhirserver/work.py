@@ -12,17 +12,27 @@ from datetime import datetime
 from typing import Any
 
 from fhirserver import access
-from fhirserver.errors import BusinessRule, Forbidden, NotFound
+from fhirserver.errors import BusinessRule, Conflict, Forbidden, NotFound
 from fhirserver.interactions import put
 from fhirserver.messages import Context
-from fhirserver.search.query import parse
+from fhirserver.search.query import plain
 from fhirserver.search.reference import local
-from fhirserver.validation import Document, built, loads
-from fhirserver.versions import EVERYTHING, Stored, Write
+from fhirserver.validation import Document, built, loads, rebuilt
+from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.eligibility import Reader, Reading, Verdict, judge
 
 REPORTS = "urn:fhirserver:report"
+_MOST = 1000
+# What Task.input holds, and as what
+INPUTS = {
+    "report-template": "valueCanonical",
+    "report-language": "valueCode",
+    "read-type": "valueCode",
+    "lease-until": "valueDateTime",
+    "template": "valueCanonical",
+    "order-version": "valueString",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +71,29 @@ def item(ctx: Context, reference: str) -> Item | None:
     return Item(stored, loads(stored.json)) if stored is not None and not stored.deleted else None
 
 
-def items(ctx: Context, type_: str, *pairs: tuple[str, str]) -> list[Item]:
-    """For the server itself: those that match as this request leaves them."""
-    found = ctx.store.search(parse(ctx.store.types[type_], pairs, False, lambda *_: []), EVERYTHING, 1000)
+def items(ctx: Context, owners: tuple[str | None, ...], type_: str, *pairs: tuple[str, str]) -> list[Item]:
+    """For the server itself: what these organisations own and what matches, as this request leaves it."""
+    found = ctx.store.search(plain(ctx.store.types[type_], *pairs), owned_by(*owners), _MOST)
     return [changed for row in found if (changed := item(ctx, row.reference))]
 
 
-def save(ctx: Context, subject: Item, data: Document) -> Write:
-    """The next version of a resource."""
-    return put(ctx, ctx.store.types[subject.stored.type], built(data), subject.stored.id, subject.stored, "PUT")
+def save(ctx: Context, subject: Item, data: Document, *, sealed: bool = False) -> Write:
+    """The next version of a resource; what did not change stays as it was written."""
+    resource = rebuilt(subject.stored.json, subject.data, data)
+    write = put(ctx, ctx.store.types[subject.stored.type], resource, subject.stored.id, subject.stored, "PUT")
+    write.sealed = write.sealed or sealed
+    return write
 
 
 def make(ctx: Context, data: Document, owner: str, base: list[str] | None = None) -> Write:
     """A new resource owned by an organisation."""
     return put(ctx, ctx.store.types[data["resourceType"]], built(data), ctx.new_id(), None, "POST", owner, base)
+
+
+def written(ctx: Context, write: Write) -> Item:
+    """What this request has just planned."""
+    assert write.data is not None
+    return Item(access.found(ctx, ctx.store.types[write.type], write.id), write.data)
 
 
 def timestamp(when: datetime) -> str:
@@ -84,19 +103,14 @@ def timestamp(when: datetime) -> str:
 # ---------------------------------------------------------------- the order and its Tasks
 
 
-def coordination(ctx: Context, order: str) -> Item | None:
-    """The order's open coordination Task."""
-    found = [t for t in items(ctx, "Task", ("focus", order), ("code", "coordinate")) if t.status in states.OPEN_TASK]
-    pending = [
-        Item(access.found(ctx, ctx.store.types["Task"], w.id), w.data)
-        for w in ctx.changes.writes.values()
-        if w.type == "Task"
-        and w.data
-        and is_coordination(w.data)
-        and w.data["focus"]["reference"] == order
-        and w.data["status"] in states.OPEN_TASK
-    ]
-    return next(iter(pending or found), None)
+def coordination(ctx: Context, order: Item) -> Item | None:
+    """The order's open coordination Task, also where this request is about to make it."""
+    pending = [w for w in ctx.changes.writes.values() if w.type == "Task" and w.data and is_coordination(w.data)]
+    for write in pending:
+        if write.data and write.data["focus"]["reference"] == order.reference and write.data["status"] in states.OPEN_TASK:
+            return written(ctx, write)
+    found = items(ctx, (order.stored.owner,), "Task", ("focus", order.reference), ("code", "coordinate"))
+    return next((task for task in found if task.status in states.OPEN_TASK), None)
 
 
 def coordination_of(ctx: Context, attempt: Document) -> Item:
@@ -108,7 +122,8 @@ def coordination_of(ctx: Context, attempt: Document) -> Item:
 
 
 def attempts(ctx: Context, t0: Item) -> list[Item]:
-    return [t for t in items(ctx, "Task", ("part-of", t0.reference)) if is_attempt(t.data)]
+    fulfiller = organization(t0.data.get("owner"))
+    return [t for t in items(ctx, (fulfiller,), "Task", ("part-of", t0.reference)) if is_attempt(t.data)]
 
 
 def open_attempts(ctx: Context, t0: Item) -> list[Item]:
@@ -124,17 +139,22 @@ def is_attempt(task: Document) -> bool:
 
 
 def inputs(task: Document, kind: str) -> list[Any]:
-    """The values of Task.input of one kind."""
+    """The values of Task.input of one kind, those of the type that the kind has."""
+    name = INPUTS[kind]
     return [
-        next(v for k, v in row.items() if k.startswith("value"))
-        for row in task.get("input", ())
-        if kind in coding.codes(row["type"])
+        row[name] for row in task.get("input", ()) if name in row and kind in coding.codes(row.get("type"), coding.TASK_TYPE)
     ]
 
 
-def entry(kind: str, name: str, value: Any) -> Document:
+def entry(kind: str, value: Any) -> Document:
     """A Task.input or .output."""
-    return {"type": coding.concept(coding.TASK_TYPE, kind), name: value}
+    return {"type": coding.concept(coding.TASK_TYPE, kind), INPUTS.get(kind, "valueReference"): value}
+
+
+def with_input(task: Document, kind: str, value: Any) -> list[Document]:
+    """Task.input with this as the only one of its kind."""
+    others = [row for row in task.get("input", ()) if kind not in coding.codes(row.get("type"), coding.TASK_TYPE)]
+    return [*others, entry(kind, value)]
 
 
 def organization(reference: Document | None) -> str | None:
@@ -147,15 +167,30 @@ def business(status: str) -> Document:
     return coding.concept(coding.BUSINESS_STATUS, status)
 
 
-def studies(ctx: Context, order: str) -> list[Item]:
-    """The studies that answer the order, and those that it names."""
-    found = {s.reference: s for s in items(ctx, "ImagingStudy", ("basedon", order))}
-    asked = item(ctx, order)
-    for reference in (asked.data if asked else {}).get("supportingInfo", ()):
+def studies(ctx: Context, order: Item) -> list[Item]:
+    """The facility's studies that answer the order, and those that it names."""
+    found = {s.reference: s for s in items(ctx, (order.stored.owner,), "ImagingStudy", ("basedon", order.reference))}
+    for reference in order.data.get("supportingInfo", ()):
         text = reference.get("reference", "")
         if text.startswith("ImagingStudy/") and (named := item(ctx, text)):
             found.setdefault(text, named)
     return [study for study in found.values() if study.status not in ("cancelled", "entered-in-error")]
+
+
+def order_of(ctx: Context, task: Document) -> Item:
+    """The order that a network Task is about."""
+    order = item(ctx, task["focus"]["reference"])
+    if order is None:
+        raise Conflict("The order of this reading was deleted.")
+    return order
+
+
+def reschedule(ctx: Context, t0: Item, end: str | None, **changed: Any) -> list[Write]:
+    """The coordination Task and its open attempts, with one deadline and the same changes."""
+    due = {"restriction": t0.data.get("restriction", {}) | {"period": {"end": end}}} if end else {}
+    members = changed | due | {"lastModified": timestamp(ctx.now)}
+    own = {name: value for name, value in members.items() if name != "businessStatus"}
+    return [save(ctx, t0, t0.data | members), *(save(ctx, task, task.data | own) for task in open_attempts(ctx, t0))]
 
 
 # ---------------------------------------------------------------- people
@@ -184,49 +219,49 @@ def practitioner_of(ctx: Context, owner: Document | None) -> str | None:
     return str(found) if found else None
 
 
-def reading(ctx: Context, t0: Item) -> Reading:
+def reading(ctx: Context, t0: Item, read_type: str | None = None) -> Reading:
     """What the eligibility rules ask about."""
-    order = item(ctx, t0.data["focus"]["reference"])
-    requester = practitioner_of(ctx, order.data.get("requester")) if order else None
-    modalities = {
-        m["code"]
-        for study in studies(ctx, t0.data["focus"]["reference"])
-        for m in study.data.get("modality", ())
-        if "code" in m
-    }
+    order = order_of(ctx, t0.data)
+    requester = practitioner_of(ctx, order.data.get("requester"))
+    modalities = {m["code"] for study in studies(ctx, order) for m in study.data.get("modality", ()) if "code" in m}
     return Reading(
         facility=t0.stored.owner,
         modalities=frozenset(modalities),
-        read_type=next(iter(inputs(t0.data, "read-type")), "final"),
+        read_type=read_type or next(iter(inputs(t0.data, "read-type")), "final"),
         language=next(iter(inputs(t0.data, "report-language")), None),
         requesters=frozenset({requester} if requester else ()),
     )
 
 
+def _trusted(t0: Item) -> tuple[str | None, ...]:
+    """Whose word on privileges counts: the fulfiller's and the facility's."""
+    return organization(t0.data.get("owner")), t0.stored.owner
+
+
 def reader(ctx: Context, practitioner: str, t0: Item) -> Reader | None:
-    """A Practitioner with the privileges that count: those that the fulfiller or the facility itself keeps."""
+    """A Practitioner with the privileges that count."""
     person = item(ctx, practitioner)
-    if person is None:
+    if person is None or person.stored.owner not in _trusted(t0):
         return None
-    trusted = {organization(t0.data.get("owner")), t0.stored.owner}
-    roles = items(ctx, "PractitionerRole", ("practitioner", practitioner))
-    return Reader(practitioner, person.data, tuple((r.reference, r.data) for r in roles if r.stored.owner in trusted))
+    roles = items(ctx, _trusted(t0), "PractitionerRole", ("practitioner", practitioner))
+    return Reader(practitioner, person.data, tuple((r.reference, r.data) for r in roles))
 
 
-def verdict(ctx: Context, practitioner: str, t0: Item) -> Verdict:
+def verdict(ctx: Context, practitioner: str, t0: Item, read_type: str | None = None) -> Verdict:
     found = reader(ctx, practitioner, t0)
-    return judge(reading(ctx, t0), found, ctx.now) if found else Verdict(("no-such-reader",))
+    return judge(reading(ctx, t0, read_type), found, ctx.now) if found else Verdict(("no-such-reader",))
 
 
 def readers(ctx: Context, t0: Item) -> Iterator[str]:
     """The Practitioners with any privilege at the facility."""
-    rows = items(ctx, "PractitionerRole", ("organization", f"Organization/{t0.stored.owner}"))
+    rows = items(ctx, _trusted(t0), "PractitionerRole", ("organization", f"Organization/{t0.stored.owner}"))
     yield from dict.fromkeys(r.data["practitioner"]["reference"] for r in rows if "reference" in r.data.get("practitioner", {}))
 
 
-def load(ctx: Context, practitioner: str) -> int:
-    """How many readings the reader has open."""
-    roles = [role.reference for role in items(ctx, "PractitionerRole", ("practitioner", practitioner))]
+def load(ctx: Context, practitioner: str, t0: Item) -> int:
+    """How many readings the reader has open at the fulfiller."""
+    roles = [role.reference for role in items(ctx, _trusted(t0), "PractitionerRole", ("practitioner", practitioner))]
     if not roles:
         return 0
-    return len(items(ctx, "Task", ("owner", ",".join(roles)), ("status", "requested,received,accepted,in-progress,on-hold")))
+    mine = items(ctx, _trusted(t0)[:1], "Task", ("owner", ",".join(roles)), ("status", ",".join(sorted(states.OPEN_TASK))))
+    return len(mine)

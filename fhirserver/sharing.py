@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fhirserver import work
 from fhirserver.errors import BusinessRule
 from fhirserver.messages import Context
-from fhirserver.operations import work
-from fhirserver.operations.work import Item
-from fhirserver.search.date import milliseconds
+from fhirserver.moments import milliseconds
 from fhirserver.search.reference import local
-from fhirserver.versions import FOREVER, Grant
+from fhirserver.versions import Grant
+from fhirserver.work import Item
 
 _PASSED_ON = ("DiagnosticReport", "ImagingStudy", "DocumentReference", "Observation")
 
@@ -24,12 +24,16 @@ def share(ctx: Context, order: Item, key: str) -> None:
         ctx.changes.share(shared.stored.type, shared.stored.id, Grant(order.reference, key), owner)
 
 
-def withdraw(ctx: Context, order: Item, key: str) -> None:
-    """The order's own reason ends; what another order gives stays."""
-    until = milliseconds(ctx.now)
-    for shared, owner in _shared(ctx, order):
-        if any(g["order"] == order.reference and g["key"] == key for g in shared.stored.grants):
-            ctx.changes.share(shared.stored.type, shared.stored.id, Grant(order.reference, key, until), owner)
+def share_again(ctx: Context, order: Item) -> None:
+    """What the order names now goes to whom it was given already."""
+    for grant in order.stored.grants:
+        if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
+            share(ctx, order, grant["key"])
+
+
+def withdraw(ctx: Context, order: str, key: str) -> None:
+    """The order's own reason ends, for all that it gave; what another order gives stays."""
+    ctx.changes.withdraw(order, key, milliseconds(ctx.now))
 
 
 def _shared(ctx: Context, order: Item) -> Iterator[tuple[Item, str | None]]:
@@ -38,10 +42,10 @@ def _shared(ctx: Context, order: Item) -> Iterator[tuple[Item, str | None]]:
     yield order, facility
     patient = work.item(ctx, order.data["subject"].get("reference", ""))
     if patient is None or patient.stored.owner != facility:
-        raise BusinessRule("The order's patient is not the ordering organisation's.", "ServiceRequest.subject")
+        raise BusinessRule("The order's patient is one of the ordering organisation's, by reference.", "ServiceRequest.subject")
     yield patient, facility
-    for study in work.studies(ctx, order.reference):
-        yield study, _owner(study, order, "ImagingStudy.basedOn")
+    for study in work.studies(ctx, order):
+        yield study, _owner(study, order, "ServiceRequest.supportingInfo")
     for number, reference in enumerate(order.data.get("supportingInfo", ())):
         where = f"ServiceRequest.supportingInfo[{number}]"
         named = work.item(ctx, reference.get("reference", ""))
@@ -55,7 +59,7 @@ def _owner(named: Item, order: Item, where: str) -> str | None:
     facility = order.stored.owner
     if named.stored.owner == facility:
         return facility
-    same_patient = named.data.get("subject", {}).get("reference") == order.data["subject"]["reference"]
+    same_patient = named.data.get("subject", {}).get("reference") == order.data["subject"].get("reference")
     if named.stored.type in _PASSED_ON and same_patient:
         return None
     raise BusinessRule("This is not the ordering organisation's, and cannot be passed on.", where)
@@ -66,6 +70,3 @@ def _attachments(ctx: Context, document: Item) -> Iterator[Item]:
         target = local(content.get("attachment", {}).get("url", ""), ctx.base)
         if target and target[0] == "Binary" and (binary := work.item(ctx, f"Binary/{target[1]}")):
             yield binary
-
-
-__all__ = ["FOREVER", "share", "withdraw"]
