@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import datetime
 
@@ -88,5 +89,6 @@ class Arrivals:
             self.update(owner, uid, complete=complete)
         except Unavailable:
             raise
-        except FHIRError as error:
-            log.error("A study of %s could not be brought up to date: %s", owner, type(error).__name__)
+        except Exception as error:  # the bytes are stored all the same; the next pass tries again
+            where = "" if isinstance(error, FHIRError) else "\n" + "".join(traceback.format_tb(error.__traceback__))
+            log.error("A study of %s could not be brought up to date: %s%s", owner, type(error).__name__, where)

@@ -123,21 +123,15 @@ def _own(ctx: Context, study: Study, type_: str, id_: str) -> Stored | None:
 def _matched(ctx: Context, study: Study) -> Match:
     if not study.accessions:
         return Match()
-    numbers = ",".join(escaped(accession.number) for accession in study.accessions)
-    rows = work.items(
-        ctx, (study.owner,), "ServiceRequest", ("identifier", numbers), ("status", "draft,active,on-hold,completed")
-    )
-    return match(
-        study.attributes.get("PatientID", ""), birth_date(study), [c for row in rows if (c := _candidate(ctx, row, study))]
-    )
+    found = work.identified(ctx, study.owner, "ServiceRequest", *(accession.number for accession in study.accessions))
+    rows = [row for row in found if row.status in ("draft", "active", "on-hold", "completed")]
+    candidates = [c for row in rows if (c := _candidate(ctx, row, study))]
+    return match(study.attributes.get("PatientID", ""), birth_date(study), candidates)
 
 
 def _candidate(ctx: Context, order: Item, study: Study) -> Candidate | None:
-    values = {i.get("value") for i in order.data.get("identifier", ())}
-    if order.stored.id == ctx.derived_id("ServiceRequest", study.owner, study.uid) or values.isdisjoint(
-        a.number for a in study.accessions
-    ):
-        return None  # the draft that this study itself made, or a number that only looks alike
+    if order.stored.id == ctx.derived_id("ServiceRequest", study.owner, study.uid):
+        return None  # the draft that this study itself made
     reference = order.data["subject"].get("reference", "")
     patient = work.item(ctx, reference) if reference.startswith("Patient/") else None
     if patient is None:
@@ -150,9 +144,8 @@ def _patient(ctx: Context, study: Study) -> str:
     """The facility's patient of this id, or a new one from the header. Never by name, never another facility's."""
     number, born = study.attributes.get("PatientID", ""), birth_date(study)
     if number:
-        rows = work.items(ctx, (study.owner,), "Patient", ("identifier", escaped(number)))
-        named = [row for row in rows if any(i.get("value") == number for i in row.data.get("identifier", ()))]
-        same = [row for row in named if not born or row.data.get("birthDate") in (None, born)]
+        rows = work.identified(ctx, study.owner, "Patient", number)
+        same = [row for row in rows if not born or row.data.get("birthDate") in (None, born)]
         if len(same) == 1:
             return same[0].reference
     issuer = study.attributes.get("IssuerOfPatientID", "")
@@ -389,11 +382,6 @@ def _clean(text: str | None) -> str | None:
 
 def _unsigned(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch("[0-9]{1,9}", text) else None
-
-
-def escaped(value: str) -> str:
-    """A value as a search takes it."""
-    return re.sub(r"([\\,|$])", r"\\\1", value)
 
 
 def _without_empty(document: Document) -> Document:

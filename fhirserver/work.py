@@ -15,7 +15,7 @@ from fhirserver import access
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, NotFound
 from fhirserver.interactions import put
 from fhirserver.messages import Context
-from fhirserver.search.query import plain
+from fhirserver.search.query import Query, plain, tagged
 from fhirserver.search.reference import local
 from fhirserver.validation import Document, built, loads, rebuilt
 from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
@@ -73,8 +73,18 @@ def item(ctx: Context, reference: str) -> Item | None:
 
 def items(ctx: Context, owners: tuple[str | None, ...], type_: str, *pairs: tuple[str, str]) -> list[Item]:
     """For the server itself: what these organisations own and what matches, as this request leaves it."""
-    found = ctx.store.search(plain(ctx.store.types[type_], *pairs), owned_by(*owners), _MOST)
-    return [changed for row in found if (changed := item(ctx, row.reference))]
+    return _found(ctx, owners, plain(ctx.store.types[type_], *pairs))
+
+
+def identified(ctx: Context, owner: str, type_: str, *values: str) -> list[Item]:
+    """The organisation's own with one of these identifier values, whatever the system."""
+    rows = _found(ctx, (owner,), tagged(ctx.store.types[type_], *(f"identifier={value}" for value in values)))
+    return [row for row in rows if any(i.get("value") in values for i in row.data.get("identifier", ()))]
+
+
+def _found(ctx: Context, owners: tuple[str | None, ...], query: Query) -> list[Item]:
+    rows = ctx.store.search(query, owned_by(*owners), _MOST)
+    return [changed for row in rows if (changed := item(ctx, row.reference))]
 
 
 def save(ctx: Context, subject: Item, data: Document, *, sealed: bool = False) -> Write:

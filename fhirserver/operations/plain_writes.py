@@ -17,7 +17,7 @@ from fhirserver.operations.claim import claim
 from fhirserver.operations.dispatch import attempt, task_create, unmade
 from fhirserver.operations.prioritize import follow
 from fhirserver.sharing import share_again, withdraw
-from fhirserver.studies import escaped, follow_order
+from fhirserver.studies import follow_order
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
 from fhirserver.versions import Write
@@ -205,11 +205,10 @@ def order_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
 
 def _studies_again(ctx: Context, order: Write) -> None:
     numbers = [i["value"] for i in (order.data or {}).get("identifier", ()) if "value" in i]
-    for number in numbers:
-        for study in work.items(ctx, (order.owner,), "ImagingStudy", ("identifier", escaped(number))):
-            for identifier in study.data.get("identifier", ()):
-                if identifier.get("system") == "urn:dicom:uid":
-                    ctx.rematch(order.owner, identifier["value"].removeprefix("urn:oid:"))
+    for study in work.identified(ctx, order.owner, "ImagingStudy", *numbers) if numbers else ():
+        for identifier in study.data.get("identifier", ()):
+            if identifier.get("system") == "urn:dicom:uid":
+                ctx.rematch(order.owner, identifier["value"].removeprefix("urn:oid:"))
 
 
 def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:

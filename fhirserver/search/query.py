@@ -187,6 +187,13 @@ def plain(type_: ResourceType, *pairs: tuple[str, str]) -> Query:
     return parse(type_, pairs, False, lambda *_: [])
 
 
+def tagged(type_: ResourceType, *tags: str) -> Query:
+    """A query of the server's own for these tags as they are: nothing in them is syntax."""
+    query = plain(type_)
+    query.clauses.append(Clause({"t": {"$in": list(tags)}}, IDENTIFYING))
+    return query
+
+
 def whole_number(text: str, name: str) -> int:
     """Errors: 400."""
     if not re.fullmatch(r"[0-9]{1,9}", text):

@@ -237,3 +237,83 @@ def test_dicomweb_client_stores_finds_and_reads(server, stored, samples):
     fresh.SOPInstanceUID = fresh.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
     answer = client.store_instances([fresh])
     assert [item.ReferencedSOPInstanceUID for item in answer.ReferencedSOPSequence] == [fresh.SOPInstanceUID]
+
+
+def test_wildcards_take_time_by_length_alone(web, stow, samples):
+    import time
+
+    dataset = pydicom.dcmread(io.BytesIO(samples("MR_small.dcm")))
+    dataset.StudyInstanceUID = dataset.SeriesInstanceUID = pydicom.uid.generate_uid()
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    dataset.PatientName = "a" * 60
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset)
+    assert stow(out.getvalue()).status_code == 200
+    begun = time.process_time()
+    assert web().get("studies?PatientName=" + "*a" * 12 + "*c").status_code == 204
+    assert time.process_time() - begun < 5
+    assert web().get("studies?PatientName=" + "*a" * 12 + "*").status_code == 200
+    assert web().get("studies?PatientName=" + "x" * 2000).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "matches"),
+    [
+        ("*", "", True),
+        ("*", "x", True),
+        ("?", "", False),
+        ("a*c", "abc", True),
+        ("a*c", "ab", False),
+        ("*a*b*", "xaxbx", True),
+        ("a?c", "abc", True),
+        ("", "", True),
+        ("**a", "a", True),
+    ],
+)
+def test_the_matching_of_wildcards(pattern, value, matches):
+    from imaging.qido import _like
+
+    assert _like(pattern, value) is matches
+
+
+def test_what_stands_above_comes_along_where_the_path_does_not_name_it(web, stored):
+    ct = stored["CT_small.dcm"]
+    [row] = web().get(f"instances?SOPInstanceUID={ct.SOPInstanceUID}").json()
+    assert row["00100020"]["Value"] == ["1CT1"]
+    assert row["00080060"]["Value"] == ["CT"]
+    [row] = web().get(f"studies/{ct.StudyInstanceUID}/instances?SOPInstanceUID={ct.SOPInstanceUID}").json()
+    assert "00100020" not in row
+    assert row["00080060"]["Value"] == ["CT"]
+
+
+def test_implicit_files_are_given_explicit_where_nothing_else_is_asked_for(web, stow, samples):
+    source = pydicom.dcmread(io.BytesIO(samples("rtdose.dcm")))
+    assert source.file_meta.TransferSyntaxUID == pydicom.uid.ImplicitVRLittleEndian
+    assert stow(samples("rtdose.dcm")).status_code == 200
+    given = web().get(instance_path(source), headers={"Accept": "application/dicom"})
+    assert given.headers["content-type"].endswith("transfer-syntax=1.2.840.10008.1.2.1")
+    back = pydicom.dcmread(io.BytesIO(given.content))
+    assert back.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert back.PixelData == source.PixelData
+    as_it_is = web().get(instance_path(source), headers={"Accept": "application/dicom; transfer-syntax=*"})
+    assert as_it_is.content[128:] == samples("rtdose.dcm")[128:]
+
+
+def test_metadata_is_json_or_406(web, stored):
+    path = f"{instance_path(stored['CT_small.dcm'])}/metadata"
+    assert web().get(path, headers={"Accept": "application/dicom+xml"}).status_code == 406
+    assert web().get(path, headers={"Accept": "application/dicom+json"}).status_code == 200
+
+
+@pytest.mark.skipif(__import__("shutil").which("dcmdump") is None, reason="DCMTK is not installed: make test-tools")
+def test_dcmtk_reads_what_is_given(web, stored, tmp_path):
+    import subprocess
+
+    for name in ("CT_small.dcm", "RG3_J2KI.dcm", "emri_small.dcm"):
+        file = tmp_path / name
+        file.write_bytes(
+            web().get(instance_path(stored[name]), headers={"Accept": "application/dicom; transfer-syntax=*"}).content
+        )
+        done = subprocess.run(["dcmdump", "+P", "SOPInstanceUID", str(file)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert stored[name].SOPInstanceUID in done.stdout

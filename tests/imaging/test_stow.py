@@ -190,3 +190,52 @@ def test_the_reader_bounds_headers():
     reader = Reader("b")
     with pytest.raises(MultipartError):
         list(reader.feed(b"--b\r\n" + b"x" * 20_000))
+
+
+def test_a_header_as_long_as_you_like_does_not_hold_up_the_others(web):
+    import time
+
+    part = b"--b\r\nContent-Type: application/dicom;" + b"a" * 7000 + b"\r\n\r\nx\r\n"
+    begun = time.process_time()
+    reply = web().post(
+        "studies",
+        content=part * 50 + b"--b--\r\n",
+        headers={"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'},
+    )
+    assert reply.status_code == 409
+    assert time.process_time() - begun < 20
+
+
+def test_control_characters_and_signs_in_a_header_are_kept_out_of_the_record(stow, samples, web, hospital):
+    data = changed(
+        samples("CT_small.dcm"), StudyInstanceUID=uid(), SOPInstanceUID=uid(), SeriesInstanceUID=uid(), PatientName="A\x07^B", PatientID="|",
+        AccessionNumber="A|", StudyDescription="x\x00\x1by", ReferringPhysicianName="R\x01",
+    )  # fmt: skip
+    assert stow(data).status_code == 200
+    study = pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID
+    found = hospital.get(f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{study}").json()["entry"][0]["resource"]
+    assert found["description"] == "x y"
+    person = hospital.get(found["subject"]["reference"]).json()
+    assert person["identifier"][0]["value"] == "|"
+
+
+def test_two_patients_under_one_study_uid_are_not_merged(stow, samples):
+    study = uid()
+    first = changed(samples("CT_small.dcm"), StudyInstanceUID=study, SOPInstanceUID=uid(), PatientID="ONE")
+    second = changed(samples("CT_small.dcm"), StudyInstanceUID=study, SOPInstanceUID=uid(), PatientID="TWO")
+    assert stow(first).status_code == 200
+    refused = stow(second)
+    assert (refused.status_code, failures(refused)) == (409, [0xA900])
+
+
+def test_too_much_metadata_is_refused(stow, samples):
+    dataset = pydicom.dcmread(io.BytesIO(samples("CT_small.dcm")))
+    dataset.SOPInstanceUID = uid()
+    block = dataset.private_block(0x0099, "ACME", create=True)
+    out = io.BytesIO()
+    with pydicom.config.disable_value_validation():
+        for number in range(0x10, 0xFF):
+            block.add_new(number, "LT", "x" * 60_000)
+        pydicom.dcmwrite(out, dataset)
+    reply = stow(out.getvalue())
+    assert (reply.status_code, failures(reply)) == (409, [0xA700])
