@@ -6,7 +6,6 @@ process, "database CPU" that of the embedded database's, both for one request.
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import struct
@@ -19,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
+from client import Answer, Client
 from started import Running
 
 CONNECTIONS = 8
@@ -62,27 +61,25 @@ class Bench:
         self.rows: list[Row] = []
         self.local = threading.local()
 
-    def http(self) -> httpx.Client:
-        client: httpx.Client | None = getattr(self.local, "client", None)
+    def http(self) -> Client:
+        """This thread's connection."""
+        client: Client | None = getattr(self.local, "client", None)
         if client is None:
-            limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-            client = self.local.client = httpx.Client(
-                base_url=f"{self.running.url}/fhir/", headers={"Authorization": self.token}, limits=limits, timeout=60
-            )
+            client = self.local.client = Client(f"{self.running.url}/fhir", self.token)
         return client
 
     def measure(
         self,
         name: str,
         count: int,
-        ask: Callable[[int], httpx.Response],
+        ask: Callable[[int], Answer],
         status: int,
         connections: int = CONNECTIONS,
         unit: int = 1,
-    ) -> list[httpx.Response]:
+    ) -> list[Answer]:
         """``ask(i)`` for each i, over so many connections; every answer is checked."""
 
-        def one(number: int) -> tuple[float, httpx.Response]:
+        def one(number: int) -> tuple[float, Answer]:
             begun = time.perf_counter()
             answer = ask(number)
             taken = time.perf_counter() - begun
@@ -191,7 +188,6 @@ def uid() -> str:
 
 def run(bench: Bench) -> None:
     http = bench.http
-    json_body = {"Content-Type": "application/fhir+json"}
     made = [r.json() for r in bench.measure("create Patient", 400, lambda i: http().post("Patient", json=patient(i)), 201)]
     subject = f"Patient/{made[0]['id']}"
     asked = [
@@ -208,7 +204,7 @@ def run(bench: Bench) -> None:
     bench.measure(
         "update",
         300,
-        lambda i: http().put(f"Patient/{made[i]['id']}", content=json.dumps(made[i] | {"active": True}), headers=json_body),
+        lambda i: http().put(f"Patient/{made[i]['id']}", json=made[i] | {"active": True}),
         200,
     )
     bench.measure(
@@ -227,7 +223,7 @@ def run(bench: Bench) -> None:
     bench.measure("import: transactions of 100", 20, lambda i: http().post("", json=mixed(100 + i)), 200, connections=4)
     study, series = uid(), uid()
     instances = [(name := uid(), ct(study, series, name, number)) for number in range(320)]
-    web = f"{bench.running.url}/dicomweb"
+    web = "/dicomweb"
     headers = {"Content-Type": "application/dicom"}
     bench.measure(
         "STOW, 525 KB",

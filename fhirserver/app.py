@@ -174,7 +174,6 @@ class Installation:
             home=self.settings.organization,
             note=self.trail.append,
             derived_id=self.derived_id,
-            rematch=self.arrivals.rematch,
         )
 
     def derived_id(self, *parts: str) -> str:

@@ -67,16 +67,15 @@ class Arrivals:
         with translated():
             self._index.settle(owner, uid, when, complete=complete)
 
-    def rematch(self, owner: str, uid: str) -> None:
-        """An order came or changed: the study is looked at again by the next pass."""
-        with translated():
-            self._index.again(owner, uid)
-
     def settle(self) -> None:
-        """What came since the last update; and studies that have been quiet long enough are complete."""
+        """Studies of new orders, what came since the last update, and studies that have been quiet long enough."""
+        rows = self._store.orders_to_match()
         with translated():
+            self._index.again({(owner, number) for row in rows for owner, number in row["orders"]})
             dirty = self._index.dirty()
             quiet = self._index.waiting(milliseconds(self._clock()) - int(self._quiet * 1000))
+        if rows:
+            self._store.orders_matched(rows)
         for owner, uid in quiet:
             self._tried(owner, uid, complete=True)
         for owner, uid in dirty:

@@ -60,8 +60,7 @@ class Note:
 class Context:
     """What one request is given: who asks, when, where to read, and the changes that its commit will write.
 
-    ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``rematch`` has a
-    facility's study looked at again.
+    ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed.
     """
 
     store: Store
@@ -75,4 +74,3 @@ class Context:
     home: str
     note: Callable[[Note], None]
     derived_id: Callable[..., str]
-    rematch: Callable[[str, str], None]

@@ -41,7 +41,15 @@ def serve(settings: Settings, workers: int, before: Callable[[Settings, str], No
 
 def _run(settings: Settings, uri: str, workers: int, embedded: EmbeddedDatabase | None) -> None:
     # The access log would hold search values, which are patient data.
-    options = {"host": settings.host, "port": settings.port, "access_log": False, "server_header": False, "log_config": None}
+    options = {
+        "host": settings.host,
+        "port": settings.port,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "ws": "none",
+        "log_config": None,
+    }
     if workers == 1:
         crashes = (lambda: embedded.crashes) if embedded else int
         with connect(uri) as client:

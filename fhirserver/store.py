@@ -193,6 +193,8 @@ class Store:
             self._share(type_, id_, grant, owner, session)
         for order, key, until in changes.withdrawals:
             self._withdraw(order, key, until, session)
+        if changes.orders:
+            self.database["orders_to_match"].insert_one({"orders": sorted(changes.orders)}, session=session)
         if changes.writes:
             self.history.insert_many([history_document(write) for write in changes.writes.values()], session=session)
 
@@ -254,6 +256,7 @@ class Store:
             return
         with self._lock, translated():
             if type_ not in self._ready:
+                self._create("orders_to_match", [])
                 self._create("shares", [Index((("order", 1),))])
                 self._create("history", [Index((("rid", 1), ("v", -1))), Index((("ts", 1),))])
                 self._create(type_, self._indexes(self.types[type_]))
@@ -263,7 +266,18 @@ class Store:
         _within_limits(name, wanted)
         with suppress(errors.CollectionInvalid):  # another process was first
             self.database.create_collection(name)
-        self.database[name].create_indexes([index.model() for index in wanted])
+        if wanted:
+            self.database[name].create_indexes([index.model() for index in wanted])
+
+    # ------------------------------------------------------------ orders whose studies are looked at again
+
+    def orders_to_match(self) -> list[Document]:
+        with translated():
+            return list(self.database["orders_to_match"].find({}).limit(1000))
+
+    def orders_matched(self, rows: list[Document]) -> None:
+        with translated():
+            self.database["orders_to_match"].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
 
     # ------------------------------------------------------------ audit segments
 

@@ -129,6 +129,7 @@ class Changes:
     shares: list[tuple[Key, Grant, str | None]] = field(default_factory=list)
     withdrawals: list[tuple[str, str, int]] = field(default_factory=list)
     guards: dict[Key, int] = field(default_factory=dict)
+    orders: set[tuple[str, str]] = field(default_factory=set)
     reserved: set[Key] = field(default_factory=set)
 
     def reserve(self, keys: Iterable[Key]) -> None:
@@ -150,6 +151,10 @@ class Changes:
     def withdraw(self, order: str, key: str, until: int) -> None:
         """All that this order gave this key ends, whatever the order says now."""
         self.withdrawals.append((order, key, until))
+
+    def ordered(self, owner: str, numbers: Iterable[str]) -> None:
+        """Orders with these numbers are new: the facility's studies of the same accession are looked at again."""
+        self.orders.update((owner, number) for number in numbers)
 
     def guard(self, seen: Stored) -> None:
         """The commit holds only if nobody wrote or guarded this resource since it was read."""

@@ -49,7 +49,7 @@ class Index:
         self._known: dict[str, str] = {}  # series -> PatientID of its study
 
     def prepare(self) -> None:
-        fields = ("uid", "q.PatientID", "q.AccessionNumber", "q.StudyDate", "dirty", "waiting")
+        fields = ("uid", "q.PatientID", "q.AccessionNumber", "numbers", "q.StudyDate", "dirty", "waiting")
         self.studies.create_indexes([IndexModel([(field, 1)], name=field) for field in fields])
         self.series.create_indexes([IndexModel([("study", 1)], name="study")])
         self.instances.create_indexes([IndexModel([(field, 1)], name=field) for field in ("study", "series")])
@@ -103,8 +103,11 @@ class Index:
             "instances": 0,
         }
         accessions = [[a.number, a.issuer] for a in instance.accessions]
+        numbers = [a.number for a in instance.accessions]
         self.studies.update_one(
-            {"_id": study}, {"$setOnInsert": top, "$addToSet": {"accessions": {"$each": accessions}}}, upsert=True
+            {"_id": study},
+            {"$setOnInsert": top, "$addToSet": {"accessions": {"$each": accessions}, "numbers": {"$each": numbers}}},
+            upsert=True,
         )
 
     def _remember(self, series: str, patient: str) -> None:
@@ -116,9 +119,13 @@ class Index:
         """Something arrived: the study is to be brought up to date, and has not been quiet."""
         self.studies.update_one({"_id": f"{owner}|{uid}"}, {"$set": {"dirty": True, "waiting": True, "arrived": now}})
 
-    def again(self, owner: str, uid: str) -> None:
-        """The study is to be brought up to date, though nothing arrived."""
-        self.studies.update_one({"_id": f"{owner}|{uid}"}, {"$set": {"dirty": True}})
+    def again(self, accessions: set[tuple[str, str]]) -> None:
+        """The studies of these (owner, accession number) are to be brought up to date, though nothing arrived."""
+        wanted = sorted({number for _, number in accessions})
+        rows = self.studies.find({"numbers": {"$in": wanted}}, {"owner": 1, "numbers": 1}) if wanted else ()
+        for row in rows:
+            if any((row["owner"], number) in accessions for number in row["numbers"]):
+                self.studies.update_one({"_id": row["_id"]}, {"$set": {"dirty": True}})
 
     # ------------------------------------------------------------ bringing up to date
 

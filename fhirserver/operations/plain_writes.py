@@ -196,19 +196,16 @@ _ON_ATTEMPT: dict[str, Act] = {
 
 
 def order_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
-    """An order may come after its study: the facility's studies of its accession number are looked at again."""
+    """An order may come after its study: the facility's studies of its number are looked at again."""
     answer = create(ctx, request, type_)
-    for write in [w for w in ctx.changes.writes.values() if w.type == "ServiceRequest" and w.data]:
-        _studies_again(ctx, write)
+    [(reference, owner)] = answer.touched
+    made = ctx.changes.writes["ServiceRequest", reference.removeprefix("ServiceRequest/")]
+    ctx.changes.ordered(owner, _numbers(made.data or {}))
     return answer
 
 
-def _studies_again(ctx: Context, order: Write) -> None:
-    numbers = [i["value"] for i in (order.data or {}).get("identifier", ()) if "value" in i]
-    for study in work.identified(ctx, order.owner, "ImagingStudy", *numbers) if numbers else ():
-        for identifier in study.data.get("identifier", ()):
-            if identifier.get("system") == "urn:dicom:uid":
-                ctx.rematch(order.owner, identifier["value"].removeprefix("urn:oid:"))
+def _numbers(order: Document) -> list[str]:
+    return [identifier["value"] for identifier in order.get("identifier", ()) if "value" in identifier]
 
 
 def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
@@ -218,7 +215,8 @@ def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
     saved = ctx.changes.writes.get(("ServiceRequest", id_))
     if saved is None or saved.data is None:
         return answer
-    _studies_again(ctx, saved)
+    if before is None or _numbers(before.data) != _numbers(saved.data):
+        ctx.changes.ordered(saved.owner, _numbers(saved.data))
     t0 = work.coordination(ctx, before) if before is not None else None
     if before is None or t0 is None:
         return answer

@@ -59,7 +59,7 @@ def test_there_is_an_order_in_every_state(running, demo):
         "0": ("draft", None, None), "1": ("active", "requested", "awaiting-images"), "2": ("active", "requested", "ready-for-assignment"),
         "2a": ("active", "rejected", "ready-for-assignment"), "3": ("active", "accepted", "ready-for-assignment"),
         "4": ("active", "accepted", "awaiting-acceptance"), "5": ("active", "accepted", "assigned"), "6": ("active", "in-progress", "reading"),
-        "6a": ("active", "in-progress", "reading"), "6b": ("active", "in-progress", "awaiting-second-read"),
+        "6a": ("active", "in-progress", "awaiting-information"), "6b": ("active", "in-progress", "awaiting-second-read"),
         "7": ("active", "in-progress", "preliminary-outcome"), "8": ("completed", "completed", "delivered"), "9": ("completed", "completed", "changed"),
         "10": ("revoked", "cancelled", "cancelled"), "11": ("revoked", "failed", "cancelled"), "12": ("completed", "completed", "withdrawn"),
         "12a": ("on-hold", "requested", "ready-for-assignment"), "13": ("active", "requested", "ready-for-assignment"),
