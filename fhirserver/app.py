@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hmac
 import logging
 import secrets
@@ -194,6 +195,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(installation.prepare)
         installation.jobs.start()
+        gc.collect()
+        gc.freeze()  # what is there at the start stays: the collector need not look at it at each of its rounds
         yield
         await run_in_threadpool(installation.close)
 

@@ -90,6 +90,7 @@ class Store:
         self.database = database
         self.client: MongoClient[Document] = database.client
         self.history: Collection[Document] = database["history"]
+        self._current = {name: database[name] for name in types}
         self._ready: set[str] = set()
         self._lock = threading.Lock()
 
@@ -98,7 +99,7 @@ class Store:
     def get(self, type_: str, id_: str, visible: Visible) -> Stored | None:
         """The current version, deleted or not; None where there is none or it is hidden."""
         with translated():
-            document = self.database[type_].find_one({"_id": id_}, _HIDDEN)
+            document = self._current[type_].find_one({"_id": id_}, _HIDDEN)
         return stored_from(type_, document) if document and visible.shows(document, self._clock()) else None
 
     def fetch(self, type_: str, ids: Iterable[str], visible: Visible) -> list[Stored]:
