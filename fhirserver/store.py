@@ -45,6 +45,7 @@ T = TypeVar("T")
 
 MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
+_NAMESPACE_EXISTS = 48
 _CONTENT = ("v", "ts", "deleted", "json", "t", "d", "o", "c", "u", "schema", "sealed")
 _HIDDEN = {"t": 0, "d": 0, "c": 0, "u": 0, "schema": 0}
 
@@ -265,8 +266,12 @@ class Store:
 
     def _create(self, name: str, wanted: list[Index]) -> None:
         _within_limits(name, wanted)
-        with suppress(errors.CollectionInvalid):  # another process was first
-            self.database.create_collection(name)
+        try:
+            with suppress(errors.CollectionInvalid):
+                self.database.create_collection(name)
+        except errors.OperationFailure as error:
+            if error.code != _NAMESPACE_EXISTS:  # another process was first
+                raise
         if wanted:
             self.database[name].create_indexes([index.model() for index in wanted])
 
