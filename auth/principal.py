@@ -27,7 +27,7 @@ class Principal:
             return ()
         keys = [f"org/{self.organization}", *(f"role/{role}@org/{self.organization}" for role in sorted(self.roles))]
         if self.practitioner:
-            keys.append(f"practitioner/{self.practitioner}")
+            keys.append(f"practitioner/{self.practitioner}@org/{self.organization}")
         return (*keys, "*")
 
     @property

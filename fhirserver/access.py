@@ -52,7 +52,7 @@ def found(ctx: Context, type_: ResourceType, id_: str) -> Stored:
     """The current version as this caller sees it, what this request has already changed included."""
     pending = ctx.changes.writes.get((type_.name, id_))
     if pending is not None:
-        base, grants = tuple(pending.base), tuple(pending.grants)
+        base, grants = tuple(pending.base), (*pending.kept, *pending.grants)
         deleted = pending.data is None
         return Stored(
             type_.name, id_, pending.version, pending.ts, deleted, pending.owner, pending.json, base, grants,

@@ -95,10 +95,10 @@ def record(ctx: Context, interaction: str, operation: str = "") -> None:
     proofs = [w.data for w in ctx.changes.writes.values() if w.type == "Provenance" and w.data]
     proven = {target["reference"] for proof in proofs for target in proof["target"]}
     unproven = [w for w in writes if f"{w.reference}/_history/{w.version}" not in proven]
-    if unproven:
-        activity = operation or ("CREATE" if all(w.expected == 0 for w in unproven) else "UPDATE")
-        targets = [f"{w.reference}/_history/{w.version}" for w in unproven]
-        add(ctx, provenance(ctx, targets, "DELETE" if interaction == "delete" else activity))
+    kinds = {w.reference: operation or ("DELETE" if w.data is None else "UPDATE" if w.expected else "CREATE") for w in unproven}
+    for activity in sorted(set(kinds.values())):
+        targets = [f"{w.reference}/_history/{w.version}" for w in unproven if kinds[w.reference] == activity]
+        add(ctx, provenance(ctx, targets, activity))
     touched = [(w.reference, w.owner) for w in writes] or [(f"{t}/{i}", "") for (t, i), _, _ in ctx.changes.shares]
     for owner, document in events(ctx.principal, interaction, instant(ctx.now), "0", touched, operation=operation):
         add(ctx, document, [f"org/{owner}"])

@@ -144,7 +144,8 @@ def retried(ctx: Context, interaction: str, operation: str, plan: Callable[[Cont
     for left in reversed(range(RETRIES)):
         fresh = replace(ctx, changes=Changes())
         reply = plan(fresh)
-        if not fresh.changes:
+        if not fresh.changes:  # nothing new, and yet something was told
+            ctx.note(Note(ctx.principal, interaction, ctx.now, "0", reply.touched, operation=operation))
             return reply
         audit.record(fresh, interaction, operation)
         try:
@@ -196,6 +197,13 @@ def _references(ctx: Context, operation: Operation, inputs: dict[str, Any]) -> N
     """What a caller names is what the caller can see; a hidden resource is answered like a missing one."""
     named = [name for name in inputs if any(p.name == name and p.type == "Reference" for p in operation.inputs)]
     access.resolvable(ctx, [("Parameters", {name: inputs[name]}) for name in named])
+    for name in named:
+        values = inputs[name] if isinstance(inputs[name], list) else [inputs[name]]
+        relative = [
+            value | {"reference": value["reference"].removeprefix(f"{ctx.base}/")} if "reference" in value else value
+            for value in values
+        ]
+        inputs[name] = relative if isinstance(inputs[name], list) else relative[0]
 
 
 def _require(ctx: Context, call: Call) -> None:

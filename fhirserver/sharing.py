@@ -25,10 +25,22 @@ def share(ctx: Context, order: Item, key: str) -> None:
 
 
 def share_again(ctx: Context, order: Item) -> None:
-    """What the order names now goes to whom it was given already."""
-    for grant in order.stored.grants:
-        if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
-            share(ctx, order, grant["key"])
+    """What the order names now goes to whom it was given already; what it no longer names goes back."""
+    now = milliseconds(ctx.now)
+    keys = [g["key"] for g in order.stored.grants if g["order"] == order.reference and g["until"] > now]
+    for key in keys:
+        share(ctx, order, key)
+    named = {(shared.stored.type, shared.stored.id) for shared, _ in _shared(ctx, order)} if keys else set()
+    for type_, id_, key in ctx.store.shared(order.reference):
+        if key in keys and (type_, id_) not in named:
+            ctx.changes.share(type_, id_, Grant(order.reference, key, now), None)
+
+
+def unshare(ctx: Context, order: str, target: tuple[str, str]) -> None:
+    """The order no longer opens this one resource."""
+    for type_, id_, key in ctx.store.shared(order):
+        if (type_, id_) == target:
+            ctx.changes.share(type_, id_, Grant(order, key, milliseconds(ctx.now)), None)
 
 
 def withdraw(ctx: Context, order: str, key: str) -> None:

@@ -208,7 +208,8 @@ class Store:
         if kept is None:
             raise Conflict("The resource was changed by another request meanwhile.")
         document = current_document(write, self._clock())
-        grants = [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
+        # What is deleted is shared with nobody any more, also when it is written again.
+        grants = [] if write.data is None else [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
         content = {name: document[name] for name in _CONTENT if name in document}
         acl_now = acl(write.base, grants, self._clock())
         update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": acl_now, "g": write.generation + 1}}
@@ -232,23 +233,35 @@ class Store:
     def _share(self, type_: str, id_: str, grant: Grant, owner: str | None, session: ClientSession) -> None:
         """Checked in the transaction that changes it, so that nobody shares what is not theirs."""
         collection = self.database[type_]
-        found = collection.find_one({"_id": id_}, {"owner": 1, "base": 1, "grants": 1}, session=session)
+        found = collection.find_one({"_id": id_}, {"owner": 1, "base": 1, "grants": 1, "v": 1}, session=session)
         if found is None or (owner is not None and found["owner"] != owner):
             raise Conflict("A resource to be shared is not the sharing organisation's.")
-        given = {
+        self._remember(type_, id_, grant, session)
+        same = [g for g in found["grants"] if (g["order"], g["key"]) == (grant.order, grant.key)]
+        since = same[0]["since"] if same and same[0]["until"] > self._clock() else found["v"]
+        grants = [*(g for g in found["grants"] if g not in same), grant.document(since)]
+        if grants != found["grants"]:
+            update = {"$set": {"grants": grants, "acl": acl(found["base"], grants, self._clock())}}
+            collection.update_one({"_id": id_}, update, session=session)
+
+    def _remember(self, type_: str, id_: str, grant: Grant, session: ClientSession) -> None:
+        """Which order opened what to whom, so that exactly that can end."""
+        row = {
             "_id": f"{grant.order}|{grant.key}|{type_}/{id_}",
             "order": grant.order,
             "key": grant.key,
             "type": type_,
             "id": id_,
         }
-        self.database["shares"].replace_one({"_id": given["_id"]}, given, upsert=True, session=session)
-        others = [g for g in found["grants"] if (g["order"], g["key"]) != (grant.order, grant.key)]
-        grants = [*others, grant.document()]
-        if grants != found["grants"]:
-            collection.update_one(
-                {"_id": id_}, {"$set": {"grants": grants, "acl": acl(found["base"], grants, self._clock())}}, session=session
-            )
+        if grant.until > self._clock():
+            self.database["shares"].replace_one({"_id": row["_id"]}, row, upsert=True, session=session)
+        else:
+            self.database["shares"].delete_one({"_id": row["_id"]}, session=session)
+
+    def shared(self, order: str) -> list[tuple[str, str, str]]:
+        """(type, id, key) of what an order opened."""
+        with translated():
+            return [(row["type"], row["id"], row["key"]) for row in self.database["shares"].find({"order": order})]
 
     # ------------------------------------------------------------ collections
 

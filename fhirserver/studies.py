@@ -10,6 +10,7 @@ from fhirserver import work
 from fhirserver.headers import accession_identifier, birth_date, imaging_study, modalities, patient_of
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
+from fhirserver.moments import milliseconds
 from fhirserver.validation import Document, built, loads
 from fhirserver.versions import EVERYTHING, Grant, Stored, owned_by
 from fhirserver.work import Item
@@ -22,6 +23,8 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     """Plan all that follows from a study's arrival into ``ctx.changes``. ``ctx`` acts for the study's own facility."""
     current = _current(ctx, study)
     known: Document = loads(current.json) if current and not current.deleted else {}
+    if known.get("status") in ("cancelled", "entered-in-error"):
+        return Reply(200)  # people took it out of the record; the bytes stay
     found = _matched(ctx, study)
     patient = found.patient or known.get("subject", {}).get("reference") or _patient(ctx, study)
     orders = _orders(ctx, study, patient, found, known)
@@ -33,7 +36,7 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     if found.conflicting and not orders:
         _reconcile(ctx, study, id_, patient, found)
     for order in orders:
-        follow_order(ctx, study.owner, order, id_, status)
+        follow_order(ctx, study.owner, order, id_, resource.data)
     return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner),))
 
 
@@ -140,22 +143,28 @@ def facility_defaults(ctx: Context, facility: str) -> dict[str, str]:
     return {e["url"]: e["valueCode"] for e in defaults.get("extension", ()) if "valueCode" in e}
 
 
-def follow_order(ctx: Context, facility: str, reference: str, study_id: str, status: str) -> None:
-    """Who reads the order reads the study; and images that are there make its coordination Task ready for assignment."""
+def follow_order(ctx: Context, facility: str, reference: str, study_id: str, study: Document) -> bool:
+    """Who reads the order reads the study; and images that are there make its coordination Task ready for assignment.
+
+    False where order and study are of two patients: nothing follows then.
+    """
     order = work.item(ctx, reference)
     if order is None or order.stored.type != "ServiceRequest" or order.stored.owner != facility:
-        return
+        return True
+    if order.data["subject"].get("reference") != study["subject"].get("reference"):
+        return False
     for grant in order.stored.grants:
-        if grant["order"] == order.reference:
+        if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
             ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), facility)
     ctx.changes.guard(order.stored)  # a dispatch at this moment and this arrival do not miss each other
-    t0 = work.coordination(ctx, order) if status == "available" else None
+    t0 = work.coordination(ctx, order) if study["status"] == "available" else None
     if t0 is None or coding.business_status(t0.data) != states.AWAITING_IMAGES:
-        return
+        return True
     taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
     business = work.business(states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT)
     end = None if "restriction" in t0.data else work.timestamp(deadlines.due(t0.data.get("priority", "routine"), ctx.now))
     work.reschedule(ctx, t0, end, businessStatus=business)
+    return True
 
 
 def _reconcile(ctx: Context, study: Study, study_id: str, patient: str, found: Match) -> None:

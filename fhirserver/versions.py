@@ -46,7 +46,7 @@ class Visible:
         """A version as it was: a draft's stays its author's when what became of it is everyone's in the organisation."""
         if self.keys is None:
             return True
-        granted = (grant["key"] for grant in current["grants"] if grant["until"] > now)
+        granted = (g["key"] for g in current["grants"] if g["until"] > now and version["v"] >= g["since"])
         return not set(self.keys).isdisjoint([*version["base"], *granted])
 
 
@@ -117,8 +117,9 @@ class Grant:
     key: str
     until: int = FOREVER
 
-    def document(self) -> Document:
-        return {"order": self.order, "key": self.key, "until": self.until}
+    def document(self, since: int = 1) -> Document:
+        """``since``: the first version that may be seen; what was there before it was shared is not shared."""
+        return {"order": self.order, "key": self.key, "until": self.until, "since": since}
 
 
 @dataclass(slots=True)

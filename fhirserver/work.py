@@ -119,8 +119,8 @@ def coordination(ctx: Context, order: Item) -> Item | None:
     for write in pending:
         if write.data and write.data["focus"]["reference"] == order.reference and write.data["status"] in states.OPEN_TASK:
             return written(ctx, write)
-    found = items(ctx, (order.stored.owner,), "Task", ("focus", order.reference), ("code", "coordinate"))
-    return next((task for task in found if task.status in states.OPEN_TASK), None)
+    found = items(ctx, (order.stored.owner,), "Task", ("focus", order.reference), ("code", f"{coding.TASK_TYPE}|coordinate"))
+    return next((task for task in found if is_coordination(task.data) and task.status in states.OPEN_TASK), None)
 
 
 def coordination_of(ctx: Context, attempt: Document) -> Item:
@@ -177,14 +177,24 @@ def business(status: str) -> Document:
     return coding.concept(coding.BUSINESS_STATUS, status)
 
 
+def answering(ctx: Context, order: Item) -> list[Item]:
+    """The facility's studies that answer the order: what is to be read."""
+    found = items(ctx, (order.stored.owner,), "ImagingStudy", ("basedon", order.reference))
+    return [study for study in found if study.status not in ("cancelled", "entered-in-error")]
+
+
 def studies(ctx: Context, order: Item) -> list[Item]:
-    """The facility's studies that answer the order, and those that it names."""
-    found = {s.reference: s for s in items(ctx, (order.stored.owner,), "ImagingStudy", ("basedon", order.reference))}
+    """Those that answer it, and those that it names beside: earlier ones to compare with."""
+    found = {study.reference: study for study in answering(ctx, order)}
     for reference in order.data.get("supportingInfo", ()):
         text = reference.get("reference", "")
-        if text.startswith("ImagingStudy/") and (named := item(ctx, text)):
+        if (
+            text.startswith("ImagingStudy/")
+            and (named := item(ctx, text))
+            and named.status not in ("cancelled", "entered-in-error")
+        ):
             found.setdefault(text, named)
-    return [study for study in found.values() if study.status not in ("cancelled", "entered-in-error")]
+    return list(found.values())
 
 
 def order_of(ctx: Context, task: Document) -> Item:
@@ -233,7 +243,7 @@ def reading(ctx: Context, t0: Item, read_type: str | None = None) -> Reading:
     """What the eligibility rules ask about."""
     order = order_of(ctx, t0.data)
     requester = practitioner_of(ctx, order.data.get("requester"))
-    modalities = {m["code"] for study in studies(ctx, order) for m in study.data.get("modality", ()) if "code" in m}
+    modalities = {m["code"] for study in answering(ctx, order) for m in study.data.get("modality", ()) if "code" in m}
     return Reading(
         facility=t0.stored.owner,
         modalities=frozenset(modalities),

@@ -14,6 +14,9 @@ from fhirserver.operations.plain_writes import (
     order_update,
     report_create,
     report_update,
+    response_create,
+    response_update,
+    study_create,
     study_update,
     task_update,
 )
@@ -29,7 +32,10 @@ PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("update", "Task"): task_update,
     ("create", "ServiceRequest"): order_create,
     ("update", "ServiceRequest"): order_update,
+    ("create", "ImagingStudy"): study_create,
     ("update", "ImagingStudy"): study_update,
+    ("create", "QuestionnaireResponse"): response_create,
+    ("update", "QuestionnaireResponse"): response_update,
     ("create", "DiagnosticReport"): report_create,
     ("update", "DiagnosticReport"): report_update,
 }

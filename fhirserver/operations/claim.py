@@ -52,7 +52,7 @@ def claim(ctx: Context, attempt: Item, *, start: bool, minutes: int = DEFAULT_LE
 
 def _started(ctx: Context, attempt: Item, order: Item, minutes: int) -> Document:
     """In reading: since when, until when it is kept for this reader, and the version of the order that they see."""
-    if not any(study.status == "available" for study in work.studies(ctx, order)):
+    if not any(study.status == "available" for study in work.answering(ctx, order)):
         raise BusinessRule("There are no complete images to read yet.", "Task.focus")
     until = work.timestamp(ctx.now + timedelta(minutes=minutes))
     leased = work.with_input(attempt.data, "lease-until", until)

@@ -22,6 +22,7 @@ from fhirserver.workflow.eligibility import within
 
 DESTINATIONS = ("on-site", "central", "organization", "practitioner")
 READ_TYPES = ("preliminary", "final")
+_SERVERS_OWN = frozenset({"template", "order-version", "lease-until"})
 MADE_BY_OPERATIONS = frozenset({"coordinate", "read", "second-read", "arbitration", "reconcile"})
 
 
@@ -61,10 +62,12 @@ def dispatch(
         raise Conflict(f"An order that is {order.status} is not dispatched.")
     if work.coordination(ctx, order) is not None:
         raise Duplicate("This order is dispatched already.")
+    if not order.data["subject"].get("reference", "").startswith("Patient/"):
+        raise BusinessRule("The order's patient is one of the ordering organisation's, by reference.", "ServiceRequest.subject")
     _agreed(ctx, order.stored.owner, fulfiller)
     _complete(order.data)
     _readable(ctx, order, fulfiller, task)
-    there = work.studies(ctx, order)
+    there = work.answering(ctx, order)
     if not there and not expect_images:
         raise BusinessRule("No images are linked to the order; if they are still to come, say expectImages.", "ServiceRequest")
     first = _coordination(ctx, order, fulfiller, task, ready=any(study.status == "available" for study in there))
@@ -149,11 +152,13 @@ def _activated(order: Document, facility: str) -> Document:
 
 def _coordination(ctx: Context, order: Item, fulfiller: str, task: Document, *, ready: bool) -> Document:
     priority = order.data.get("priority", "routine")
+    given = [row for row in task.get("input", ()) if not coding.codes(row.get("type"), coding.TASK_TYPE) & _SERVERS_OWN]
     asked = task.get("restriction", {}).get("period", {}).get("end")
     due = asked or (work.timestamp(deadlines.due(priority, ctx.now)) if ready else None)
     return {
         "resourceType": "Task",
-        **{name: task[name] for name in ("identifier", "note", "description", "input", "encounter") if task.get(name)},
+        **{name: task[name] for name in ("identifier", "note", "description", "encounter") if task.get(name)},
+        **({"input": given} if given else {}),
         "groupIdentifier": {"system": "urn:fhirserver:order", "value": order.stored.id},
         "status": "requested",
         "businessStatus": work.business(states.READY_FOR_ASSIGNMENT if ready else states.AWAITING_IMAGES),

@@ -16,7 +16,8 @@ from fhirserver.operations.assign import end
 from fhirserver.operations.claim import claim
 from fhirserver.operations.dispatch import attempt, task_create, unmade
 from fhirserver.operations.prioritize import follow
-from fhirserver.sharing import share_again, withdraw
+from fhirserver.resources.questionnaire_response import is_draft
+from fhirserver.sharing import share_again, unshare, withdraw
 from fhirserver.studies import follow_order
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
@@ -71,7 +72,16 @@ def _same_status(ctx: Context, request: Request, task: Item, new: Document) -> R
         return reply(200, task.stored)
     if ctx.principal.organization not in (task.stored.owner, work.organization(task.data.get("owner"))):
         raise Forbidden("A note is added by those whose work this is.")
-    return written(ctx, request, work.save(ctx, task, task.data | {"note": new["note"]} if "note" in new else task.data), 200)
+    return written(ctx, request, work.save(ctx, task, task.data | {"note": _notes(task, new)}), 200)
+
+
+def _notes(task: Item, new: Document) -> list[Document]:
+    """Notes are added; those of the other party stay."""
+    before: list[Document] = task.data.get("note", [])
+    after: list[Document] = new.get("note", before)
+    if after[: len(before)] != before:
+        raise BusinessRule("Notes are added to the ones that are there.", "Task.note")
+    return list(after)
 
 
 Act = Callable[[Context, Item, Document], Write]
@@ -79,7 +89,8 @@ Act = Callable[[Context, Item, Document], Write]
 
 def _told(ctx: Context, task: Item, new: Document, business: str | None = None) -> Document:
     """The Task with the status, reason and notes that were sent."""
-    sent = {name: new[name] for name in ("status", "statusReason", "note") if name in new}
+    sent: Document = {name: new[name] for name in ("status", "statusReason") if name in new}
+    sent |= {"note": notes} if (notes := _notes(task, new)) else {}
     return (
         task.data
         | sent
@@ -167,10 +178,12 @@ def _give_back(ctx: Context, task: Item, new: Document) -> Write:
         raise BusinessRule("Giving a reading back needs a reason.", "Task.statusReason")
     t0 = work.coordination_of(ctx, task.data)
     saved = end(ctx, task, "released", _told(ctx, task, new))
+    waiting = coding.business_status(t0.data) == states.AWAITING_IMAGES
+    business = states.AWAITING_IMAGES if waiting else states.READY_FOR_ASSIGNMENT
     work.save(
         ctx,
         t0,
-        t0.data | {"businessStatus": work.business(states.READY_FOR_ASSIGNMENT), "lastModified": work.timestamp(ctx.now)},
+        t0.data | {"businessStatus": work.business(business), "lastModified": work.timestamp(ctx.now)},
     )
     attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
     return saved
@@ -235,14 +248,61 @@ def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
 # ---------------------------------------------------------------- ImagingStudy
 
 
+def study_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    answer = create(ctx, request, type_)
+    _linked(ctx, answer.touched[0][0].removeprefix("ImagingStudy/"), [])
+    return answer
+
+
 def study_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     """PUT ImagingStudy by its facility: a study linked by hand goes where its orders went, like one that was matched."""
+    before = seen(ctx, "ImagingStudy", id_)
     answer = update(ctx, request, type_, id_)
-    saved = ctx.changes.writes.get(("ImagingStudy", id_))
-    if saved is not None and saved.data is not None:
-        for reference in saved.data.get("basedOn", ()):
-            follow_order(ctx, saved.owner, reference.get("reference", ""), id_, saved.data["status"])
+    _linked(ctx, id_, _orders(before.data) if before else [])
     return answer
+
+
+def _orders(study: Document) -> list[str]:
+    return [reference["reference"] for reference in study.get("basedOn", ()) if "reference" in reference]
+
+
+def _linked(ctx: Context, id_: str, before: list[str]) -> None:
+    """The orders that it answers now see it, those that it no longer answers do not."""
+    saved = ctx.changes.writes.get(("ImagingStudy", id_))
+    if saved is None or saved.data is None:
+        return
+    now = _orders(saved.data)
+    for reference in now:
+        if not follow_order(ctx, saved.owner, reference, id_, saved.data):
+            raise BusinessRule(
+                "The study and the order are of two patients; link it with the order's patient as its subject.",
+                "ImagingStudy.basedOn",
+            )
+    for order in set(before) - set(now):
+        unshare(ctx, order, ("ImagingStudy", id_))
+
+
+# ---------------------------------------------------------------- QuestionnaireResponse
+
+
+def response_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    _not_a_draft(parse_resource(request.body, "QuestionnaireResponse").data)
+    return create(ctx, request, type_)
+
+
+def response_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """A report's draft is answered by its author, and completed by $sign alone."""
+    current, new = seen(ctx, "QuestionnaireResponse", id_), parse_resource(request.body, "QuestionnaireResponse").data
+    if current is None or not is_draft(current.data):
+        _not_a_draft(new)
+    elif new["status"] != current.status:
+        raise BusinessRule("A draft is completed by signing its report.", "QuestionnaireResponse.status")
+    return update(ctx, request, type_, id_)
+
+
+def _not_a_draft(response: Document) -> None:
+    if is_draft(response):
+        raise BusinessRule("The draft of a report is made by $start-report.", "QuestionnaireResponse.identifier")
 
 
 # ---------------------------------------------------------------- DiagnosticReport

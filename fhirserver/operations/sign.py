@@ -47,7 +47,11 @@ def _reading(ctx: Context, report: Item) -> tuple[Item, Item]:
     if not report.data.get("basedOn"):
         raise Conflict("This report was not made by a reading here.")
     focus = ("focus", report.data["basedOn"][0]["reference"])
-    found = [t for t in work.items(ctx, (report.stored.owner,), "Task", focus, ("code", "read")) if _reports(t, report)]
+    found = [
+        t
+        for t in work.items(ctx, (report.stored.owner,), "Task", focus, ("code", f"{coding.TASK_TYPE}|read"))
+        if _reports(t, report)
+    ]
     attempt = next((t for t in found if t.status == "in-progress"), None)
     if attempt is None:
         raise Conflict("No reading of this report is in progress.")
@@ -79,7 +83,9 @@ def _seen(ctx: Context, attempt: Item) -> Item:
 
 
 def _reports(task: Item, report: Item) -> bool:
-    return any(row.get("valueReference", {}).get("reference") == report.reference for row in task.data.get("output", ()))
+    return work.is_attempt(task.data) and any(
+        row.get("valueReference", {}).get("reference") == report.reference for row in task.data.get("output", ())
+    )
 
 
 def _draft(ctx: Context, attempt: Item) -> Item:

@@ -71,7 +71,7 @@ def _template(ctx: Context, t0: Item, wanted: str | None) -> tuple[str | None, D
 
 def _report(ctx: Context, t0: Item, attempt: Item) -> Write:
     order = work.order_of(ctx, attempt.data)
-    studies = work.studies(ctx, order)
+    studies = work.answering(ctx, order)
     centre = attempt.stored.owner
     document = {
         "resourceType": "DiagnosticReport",

@@ -19,7 +19,7 @@ from fhirserver.search.query import plain
 from fhirserver.validation import Document, dumps, instant, loads
 from fhirserver.versions import Stored
 from fhirserver.work import Item
-from fhirserver.workflow import states
+from fhirserver.workflow import coding, states
 
 _OPEN = "requested,received,accepted,in-progress,on-hold"
 _MINIMAL = ("resourceType", "id", "meta", "identifier", "name", "birthDate", "gender")
@@ -30,25 +30,25 @@ Pairs = list[tuple[str, str]]
 def _mine(ctx: Context) -> Pairs | None:
     asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", work.require_reader(ctx)))
     roles = [role.reference for role in ctx.store.search(asked, access.visible(ctx.principal, "PractitionerRole"), _MOST)]
-    return [("owner", ",".join(roles)), ("code", "read")] if roles else None
+    return [("owner", ",".join(roles)), ("code", f"{coding.TASK_TYPE}|read")] if roles else None
 
 
 def _pool(ctx: Context) -> Pairs | None:
     work.require_reader(ctx)
-    return [("owner", f"Organization/{ctx.principal.organization}"), ("code", "read")]
+    return [("owner", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|read")]
 
 
 def _dispatch(ctx: Context) -> Pairs | None:
     work.require_role(ctx, "dispatcher")
-    return [("owner", f"Organization/{ctx.principal.organization}"), ("code", "coordinate")]
+    return [("owner", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|coordinate")]
 
 
 def _facility(ctx: Context) -> Pairs | None:
-    return [("requester", f"Organization/{ctx.principal.organization}"), ("code", "coordinate")]
+    return [("requester", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|coordinate")]
 
 
 def _team(ctx: Context) -> Pairs | None:
-    return [("requester", f"Organization/{ctx.principal.organization}"), ("code", "read")]
+    return [("requester", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|read")]
 
 
 VIEWS: Mapping[str, Callable[[Context], Pairs | None]] = {
@@ -91,6 +91,8 @@ def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
     before = span(inputs["dueBefore"])[0] if "dueBefore" in inputs else None
     for stored in ctx.store.search(query, access.visible(ctx.principal, "Task"), _MOST):
         row = Item(stored, loads(stored.json))
+        if not (work.is_coordination(row.data) or work.is_attempt(row.data)):
+            continue
         if before is not None and _due(row) >= before:
             continue
         t0 = row if work.is_coordination(row.data) else work.coordination_of(ctx, row.data)
@@ -158,7 +160,8 @@ def _answer(ctx: Context, rows: list[Item], everything: list[Item], asked: Pairs
 
 def _included(ctx: Context, row: Item) -> Iterator[str]:
     yield row.data["focus"]["reference"]
-    yield row.data["for"]["reference"]
+    if patient := row.data["for"].get("reference"):
+        yield patient
     yield from (study.reference for study in work.studies(ctx, work.order_of(ctx, row.data)))
 
 

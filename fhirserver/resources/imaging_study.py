@@ -25,5 +25,6 @@ IMAGING_STUDY = ResourceType(
     left_out=("instance",),  # a study has thousands; the archive's own index answers for them
     sorts=("started",),
     deletable=never,
+    writers=("clerk", "referrer", "dispatcher"),
     unique=_study_uids,
 )

@@ -8,6 +8,7 @@ from fhirserver.definitions import ResourceType
 PATIENT = ResourceType(
     "Patient",
     sorts=("family", "birthdate"),
+    writers=("clerk", "referrer", "dispatcher"),
     referrers=(
         ("ServiceRequest", "subject"),
         ("ImagingStudy", "subject"),

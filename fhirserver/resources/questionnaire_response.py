@@ -16,7 +16,7 @@ DRAFTS = "urn:fhirserver:draft"
 def _author_while_draft(owner: str, response: dict[str, Any]) -> list[str]:
     author = response.get("author", {}).get("reference", "")
     if response.get("status") in ("in-progress", "stopped") and author.startswith("Practitioner/"):
-        return [author.replace("Practitioner/", "practitioner/", 1)]
+        return [author.replace("Practitioner/", "practitioner/", 1) + f"@org/{owner}"]
     return [f"org/{owner}"]
 
 

@@ -364,6 +364,10 @@ def test_a_study_linked_by_hand_goes_where_its_order_went_and_stays_linked(netwo
     t0 = network.dispatch(asked, expectImages=True)
     made = upload(network, study("", "HAND-1"))
     linked = made | {"basedOn": [{"reference": f"ServiceRequest/{asked['id']}"}], "note": [{"text": "linked by the clerk"}]}
+    assert_outcome(
+        network.hospital.put(f"ImagingStudy/{made['id']}", json=linked), 422, "business-rule", "ImagingStudy.basedOn"
+    )
+    linked["subject"] = asked["subject"]
     assert network.hospital.put(f"ImagingStudy/{made['id']}", json=linked).status_code == 200
     assert network.centre.get(f"ImagingStudy/{made['id']}").status_code == 200
     network.server.wait(seconds=20)
@@ -480,3 +484,99 @@ def test_the_servers_own_versions_keep_the_digits(network):
     stored = network.hospital.get(f"ServiceRequest/{asked['id']}")
     assert stored.json()["status"] == "active"
     assert text in stored.text
+
+
+# ---------------------------------------------------------------- what is said in another's words
+
+
+def test_a_code_of_another_system_makes_no_network_task(network):
+    asked, t0 = network.dispatched()
+    twin = {
+        "resourceType": "Task",
+        "status": "requested",
+        "intent": "order",
+        "code": {"coding": [{"system": "urn:elsewhere", "code": "coordinate"}]},
+        "focus": {"reference": f"ServiceRequest/{asked['id']}"},
+    }
+    assert network.hospital.post("Task", json=twin).status_code == 201
+    assert_outcome(
+        network.hospital.post(f"ServiceRequest/{asked['id']}/$dispatch", json=parameters(destination="central")),
+        409,
+        "duplicate",
+    )
+    attempt = network.pool(t0)
+    assert attempt["partOf"] == [{"reference": f"Task/{t0['id']}"}]
+
+
+def test_an_earlier_study_is_not_the_images_that_are_awaited(network):
+    earlier = network.ordered()
+    network.images(earlier)
+    prior = network.hospital.get(f"ImagingStudy?based-on=ServiceRequest/{earlier['id']}").json()["entry"][0]["resource"]
+    named = [{"reference": f"ImagingStudy/{prior['id']}"}]
+    asked = network.hospital.post(
+        "ServiceRequest", json=order(earlier["subject"]["reference"], supportingInfo=named, reasonCode=[{"text": "growing?"}])
+    ).json()
+    t0 = network.dispatch(asked, expectImages=True)
+    assert t0["businessStatus"]["coding"][0]["code"] == "awaiting-images"
+
+
+def test_nobody_plants_a_draft(network):
+    *_, report, draft = network.reporting()
+    planted = {k: v for k, v in draft.items() if k not in ("id", "meta")}
+    for client in (network.office, network.hospital, network.reader("bela")):
+        assert_outcome(
+            client.post("QuestionnaireResponse", json=planted), 422, "business-rule", "QuestionnaireResponse.identifier"
+        )
+    assert_outcome(
+        network.reader("anna").put(f"QuestionnaireResponse/{draft['id']}", json=draft | {"status": "completed"}),
+        422,
+        "business-rule",
+        "QuestionnaireResponse.status",
+    )
+    out(sign(network.reader("anna"), report, response=answered(draft, impression="Done.")))
+
+
+def test_what_was_there_before_it_was_shared_is_not_shared(network):
+    asked = network.ordered(note=[{"text": "for the ward only"}])
+    path = f"ServiceRequest/{asked['id']}"
+    current = network.hospital.get(path).json()
+    del current["note"]
+    assert network.hospital.put(path, json=current).status_code == 200
+    network.images(asked)
+    network.dispatch(asked)
+    assert network.centre.get(path).status_code == 200
+    assert_outcome(network.centre.get(f"{path}/_history/1"), 404, "not-found")
+    assert "for the ward only" not in network.centre.get(f"{path}/_history").text
+
+
+def test_an_unlinked_study_goes_back(network):
+    asked = network.ordered()
+    network.dispatch(asked, expectImages=True)
+    made = upload(network, study("", "BACK-1"))
+    path = f"ImagingStudy/{made['id']}"
+    linked = made | {"basedOn": [{"reference": f"ServiceRequest/{asked['id']}"}], "subject": asked["subject"]}
+    assert network.hospital.put(path, json=linked).status_code == 200
+    assert network.centre.get(path).status_code == 200
+    assert network.hospital.put(path, json=linked | {"basedOn": made["basedOn"], "subject": made["subject"]}).status_code == 200
+    assert network.centre.get(path).status_code == 404
+
+
+def test_a_reading_given_back_before_the_images_still_awaits_them(network):
+    asked = network.ordered()
+    t0 = network.dispatch(asked, expectImages=True)
+    attempt = network.pool(t0)
+    anna = network.reader("anna")
+    assert anna.post(f"Task/{attempt['id']}/$claim").status_code == 200
+    back = network.get(f"Task/{attempt['id']}") | {"status": "cancelled", "statusReason": {"text": "not my part of the body"}}
+    assert anna.put(f"Task/{attempt['id']}", json=back).status_code == 200
+    assert network.get(f"Task/{t0['id']}")["businessStatus"]["coding"][0]["code"] == "awaiting-images"
+
+
+def test_notes_of_the_other_party_stay(network):
+    _, t0 = network.dispatched()
+    network.pool(t0)
+    path = f"Task/{t0['id']}"
+    noted = network.hospital.put(path, json=network.get(path) | {"note": [{"text": "patient is waiting"}]})
+    assert noted.status_code == 200
+    rewritten = network.get(path) | {"note": [{"text": "all is well"}]}
+    assert_outcome(network.centre.put(path, json=rewritten), 422, "business-rule", "Task.note")
