@@ -10,6 +10,7 @@ from auth.principal import ANONYMOUS, Principal
 from fhirserver.definitions import ResourceType
 from fhirserver.errors import Conflict, Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
 from fhirserver.messages import Context
+from fhirserver.moments import milliseconds
 from fhirserver.search.reference import local
 from fhirserver.validation import Document, references
 from fhirserver.versions import Stored, Visible, Write
@@ -72,10 +73,8 @@ def writable(ctx: Context, type_: ResourceType) -> None:
 
 def shows(ctx: Context, written: Write) -> bool:
     """Whether the caller may see what an operation wrote."""
-    seen = visible(ctx.principal, written.type)
-    return seen.keys is None or not set(seen.keys).isdisjoint(
-        [*written.base, *(grant["key"] for grant in (*written.kept, *written.grants))]
-    )
+    document = {"owner": written.owner, "base": written.base, "grants": [*written.kept, *written.grants]}
+    return visible(ctx.principal, written.type).shows(document, milliseconds(ctx.now))
 
 
 def owned(ctx: Context, stored: Stored) -> None:

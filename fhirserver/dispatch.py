@@ -18,6 +18,7 @@ from fhirserver.definitions import Operation, ResourceType
 from fhirserver.errors import BadRequest, Conflict, Duplicate, Forbidden, MethodNotAllowed, NotFound, Unauthorized
 from fhirserver.messages import Context, Note, Reply, Request
 from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
+from fhirserver.search.reference import relative
 from fhirserver.versions import Changes
 
 RETRIES = 20
@@ -197,13 +198,7 @@ def _references(ctx: Context, operation: Operation, inputs: dict[str, Any]) -> N
     """What a caller names is what the caller can see; a hidden resource is answered like a missing one."""
     named = [name for name in inputs if any(p.name == name and p.type == "Reference" for p in operation.inputs)]
     access.resolvable(ctx, [("Parameters", {name: inputs[name]}) for name in named])
-    for name in named:
-        values = inputs[name] if isinstance(inputs[name], list) else [inputs[name]]
-        relative = [
-            value | {"reference": value["reference"].removeprefix(f"{ctx.base}/")} if "reference" in value else value
-            for value in values
-        ]
-        inputs[name] = relative if isinstance(inputs[name], list) else relative[0]
+    inputs |= {name: relative(inputs[name], ctx.base) for name in named}
 
 
 def _require(ctx: Context, call: Call) -> None:

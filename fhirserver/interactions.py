@@ -19,6 +19,7 @@ from fhirserver.moments import milliseconds
 from fhirserver.primitives import is_id
 from fhirserver.search import includes, page
 from fhirserver.search.query import MAX_COUNT, Pairs, Query, index, parse, plain, whole_number
+from fhirserver.search.reference import relative
 from fhirserver.validation import Resource, instant, loads
 from fhirserver.validation import parse as parse_resource
 from fhirserver.versions import EVERYTHING, Stored, Write
@@ -173,10 +174,12 @@ def existing(ctx: Context, type_: ResourceType, id_: str) -> Stored | None:
     if not is_id(id_):
         raise BadRequest("The id in the URL is not a FHIR id.", f"{type_.name}.id")
     mine = _UUID.fullmatch(id_) or id_.startswith(f"{ctx.principal.organization}-") or id_ == ctx.principal.organization
-    pending = (type_.name, id_) in ctx.changes.writes
-    seen = access.visible(ctx.principal, type_.name)
-    if pending or ctx.store.get(type_.name, id_, EVERYTHING if mine else seen) is not None:
+    try:
         current = access.found(ctx, type_, id_)
+    except NotFound:
+        if mine and ctx.store.get(type_.name, id_, EVERYTHING) is not None:
+            raise  # there, and hidden
+    else:
         access.owned(ctx, current)
         return current
     access.require(ctx.principal, type_.name, "c")
@@ -211,17 +214,21 @@ def put(
     ctx: Context, type_: ResourceType, resource: Resource, id_: str, current: Stored | None, method: str,
     owner: str | None = None, base: list[str] | None = None,
 ) -> Write:  # fmt: skip
-    """Add the next version to the changes: rules checked, JSON assembled, index made."""
-    old: Any = loads(current.json) if current is not None and not current.deleted else None
-    wrong = [issue for rule in type_.rules for issue in rule(old, resource.data)]
+    """Add the next version to the changes: rules checked, JSON assembled, index made.
+
+    The text stays as it was sent; what the server concludes from it, it concludes with references as ``Type/id``.
+    """
+    old: Any = relative(loads(current.json), ctx.base) if current is not None and not current.deleted else None
+    data = relative(resource.data, ctx.base)
+    wrong = [issue for rule in type_.rules for issue in rule(old, data)]
     if wrong:
         raise Invalid(wrong[0].diagnostics, issues=wrong)
     owner = current.owner if current is not None else owner or ctx.principal.organization
-    keys = base if base is not None else type_.base_keys(owner, resource.data)
+    keys = base if base is not None else type_.base_keys(owner, data)
     pending = ctx.changes.writes.get((type_.name, id_))
     version = pending.expected if pending is not None else current.version if current is not None else 0
-    text, entries = resource.text(id_, version + 1, ctx.now), index(type_, resource.data, ctx.base)
-    write = Write(type_.name, id_, version, milliseconds(ctx.now), method, owner, keys, text, resource.data, entries)
+    text, entries = resource.text(id_, version + 1, ctx.now), index(type_, data, ctx.base)
+    write = Write(type_.name, id_, version, milliseconds(ctx.now), method, owner, keys, text, data, entries)
     if current is not None and pending is None:
         write.generation, write.sealed, write.kept = current.generation, current.sealed, current.grants
     ctx.changes.add(write)

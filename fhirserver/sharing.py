@@ -36,13 +36,6 @@ def share_again(ctx: Context, order: Item) -> None:
             ctx.changes.share(type_, id_, Grant(order.reference, key, now), None)
 
 
-def unshare(ctx: Context, order: str, target: tuple[str, str]) -> None:
-    """The order no longer opens this one resource."""
-    for type_, id_, key in ctx.store.shared(order):
-        if (type_, id_) == target:
-            ctx.changes.share(type_, id_, Grant(order, key, milliseconds(ctx.now)), None)
-
-
 def withdraw(ctx: Context, order: str, key: str) -> None:
     """The order's own reason ends, for all that it gave; what another order gives stays."""
     ctx.changes.withdraw(order, key, milliseconds(ctx.now))

@@ -209,7 +209,7 @@ class Store:
             raise Conflict("The resource was changed by another request meanwhile.")
         document = current_document(write, self._clock())
         # What is deleted is shared with nobody any more, also when it is written again.
-        grants = [] if write.data is None else [*kept["grants"], *(g for g in write.grants if g not in kept["grants"])]
+        grants = [] if write.data is None else kept["grants"]
         content = {name: document[name] for name in _CONTENT if name in document}
         acl_now = acl(write.base, grants, self._clock())
         update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": acl_now, "g": write.generation + 1}}

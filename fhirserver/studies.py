@@ -22,7 +22,7 @@ from imaging.study import Study
 def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     """Plan all that follows from a study's arrival into ``ctx.changes``. ``ctx`` acts for the study's own facility."""
     current = _current(ctx, study)
-    known: Document = loads(current.json) if current and not current.deleted else {}
+    known: Document = work.opened(ctx, current).data if current and not current.deleted else {}
     if known.get("status") in ("cancelled", "entered-in-error"):
         return Reply(200)  # people took it out of the record; the bytes stay
     found = _matched(ctx, study)
@@ -43,7 +43,7 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
 def _orders(ctx: Context, study: Study, patient: str, found: Match, known: Document) -> list[str]:
     """Those that match and those that people linked; where there is none, a draft made of the study itself."""
     draft = f"ServiceRequest/{ctx.derived_id('ServiceRequest', study.owner, study.uid)}"
-    linked = [reference["reference"] for reference in known.get("basedOn", ()) if "reference" in reference]
+    linked = work.based_on(known)
     orders = list(dict.fromkeys([*(order for order in linked if order != draft), *found.orders]))
     if orders:
         if draft in linked:

@@ -16,7 +16,7 @@ from fhirserver.errors import BusinessRule, Conflict, Forbidden, NotFound
 from fhirserver.interactions import put
 from fhirserver.messages import Context
 from fhirserver.search.query import Query, plain, tagged
-from fhirserver.search.reference import local
+from fhirserver.search.reference import local, relative
 from fhirserver.validation import Document, built, loads, rebuilt
 from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
 from fhirserver.workflow import coding, states
@@ -51,12 +51,24 @@ class Item:
         return str(self.data["status"])
 
 
+def opened(ctx: Context, stored: Stored) -> Item:
+    return Item(stored, relative(loads(stored.json), ctx.base))
+
+
 def visible_item(ctx: Context, type_: str, id_: str) -> Item:
     """As the caller sees it. Errors: 404."""
     stored = access.found(ctx, ctx.store.types[type_], id_)
     if stored.deleted:
         raise NotFound(f"No {type_} has this id.")
-    return Item(stored, loads(stored.json))
+    return opened(ctx, stored)
+
+
+def seen(ctx: Context, type_: str, id_: str) -> Item | None:
+    """What a PUT is about, as the caller sees it; None where it would create."""
+    try:
+        return visible_item(ctx, type_, id_)
+    except NotFound:
+        return None
 
 
 def item(ctx: Context, reference: str) -> Item | None:
@@ -68,7 +80,7 @@ def item(ctx: Context, reference: str) -> Item | None:
     if pending is not None and pending.data is not None:
         return Item(access.found(ctx, ctx.store.types[target[0]], target[1]), pending.data)
     stored = ctx.store.get(*target, EVERYTHING)
-    return Item(stored, loads(stored.json)) if stored is not None and not stored.deleted else None
+    return opened(ctx, stored) if stored is not None and not stored.deleted else None
 
 
 def items(ctx: Context, owners: tuple[str | None, ...], type_: str, *pairs: tuple[str, str]) -> list[Item]:
@@ -180,7 +192,15 @@ def business(status: str) -> Document:
 def answering(ctx: Context, order: Item) -> list[Item]:
     """The facility's studies that answer the order: what is to be read."""
     found = items(ctx, (order.stored.owner,), "ImagingStudy", ("basedon", order.reference))
-    return [study for study in found if study.status not in ("cancelled", "entered-in-error")]
+    return [study for study in found if _counts(study) and order.reference in based_on(study.data)]
+
+
+def based_on(document: Document) -> list[str]:
+    return [reference["reference"] for reference in document.get("basedOn", ()) if "reference" in reference]
+
+
+def _counts(study: Item) -> bool:
+    return study.status not in ("cancelled", "entered-in-error")
 
 
 def studies(ctx: Context, order: Item) -> list[Item]:
@@ -188,11 +208,7 @@ def studies(ctx: Context, order: Item) -> list[Item]:
     found = {study.reference: study for study in answering(ctx, order)}
     for reference in order.data.get("supportingInfo", ()):
         text = reference.get("reference", "")
-        if (
-            text.startswith("ImagingStudy/")
-            and (named := item(ctx, text))
-            and named.status not in ("cancelled", "entered-in-error")
-        ):
+        if text.startswith("ImagingStudy/") and (named := item(ctx, text)) and _counts(named):
             found.setdefault(text, named)
     return list(found.values())
 

@@ -10,7 +10,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import FastAPI
@@ -25,6 +25,8 @@ from imaging.attributes import INSTANCE, SERIES, STUDY
 from imaging.blobs import Blobs, Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused, is_uid
 from imaging.index import Index, Row
+
+T = TypeVar("T")
 
 log = logging.getLogger("imaging.dicomweb")
 
@@ -274,10 +276,7 @@ async def _retrieve(archive: Archive, principal: Principal, request: Request) ->
 
 
 def _instances(archive: Archive, principal: Principal, request: Request) -> Response:
-    owner, uids = _located(archive, principal, request)
-    rows = archive.index.stored(owner, *uids)
-    if not rows:
-        raise Problem(404, "There is nothing here.")
+    owner, uids, rows = _found(archive, principal, request, archive.index.stored)
     form = _acceptable(lambda: wado.instance_form(wado.accepted(request.headers.get("accept", "")), rows))
     archive.note(principal, "wado", [(owner, uids[0])], "")
     if not form.multipart:
@@ -294,10 +293,7 @@ async def _metadata(archive: Archive, principal: Principal, request: Request) ->
 
 def _told(archive: Archive, principal: Principal, request: Request) -> Response:
     _json_wanted(request)
-    owner, uids = _located(archive, principal, request)
-    texts = archive.index.metadata(owner, *uids)
-    if not texts:
-        raise Problem(404, "There is nothing here.")
+    owner, uids, texts = _found(archive, principal, request, archive.index.metadata)
     archive.note(principal, "wado", [(owner, uids[0])], "")
     return Response(f"[{','.join(texts)}]", 200, dict(_SECURE), JSON)
 
@@ -307,11 +303,7 @@ async def _frames(archive: Archive, principal: Principal, request: Request) -> R
 
 
 def _frames_of(archive: Archive, principal: Principal, request: Request) -> Response:
-    owner, uids = _located(archive, principal, request)
-    rows = archive.index.stored(owner, *uids)
-    if not rows:
-        raise Problem(404, "There is nothing here.")
-    [stored] = rows
+    owner, uids, [stored] = _found(archive, principal, request, archive.index.stored)
     try:
         numbers = wado.frame_numbers(request.path_params["frames"], stored)
     except ValueError as error:
@@ -334,6 +326,17 @@ def _acceptable(choose: Callable[[], Any]) -> Any:
         return choose()
     except wado.NotAcceptableError as error:
         raise Problem(406, str(error)) from None
+
+
+def _found(
+    archive: Archive, principal: Principal, request: Request, look: Callable[..., list[T]]
+) -> tuple[str, tuple[str, ...], list[T]]:
+    """(owner, UIDs of the path, what is there). Errors: 404 for what is not there, or hidden."""
+    owner, uids = _located(archive, principal, request)
+    rows = look(owner, *uids)
+    if not rows:
+        raise Problem(404, "There is nothing here.")
+    return owner, uids, rows
 
 
 def _located(archive: Archive, principal: Principal, request: Request) -> tuple[str, tuple[str, ...]]:

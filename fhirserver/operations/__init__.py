@@ -18,11 +18,11 @@ from fhirserver.operations.plain_writes import (
     response_update,
     study_create,
     study_update,
-    task_update,
 )
 from fhirserver.operations.prioritize import PRIORITIZE
 from fhirserver.operations.sign import SIGN
 from fhirserver.operations.start_report import START_REPORT
+from fhirserver.operations.task_status import task_update
 from fhirserver.operations.worklist import WORKLIST
 
 OPERATIONS: tuple[Operation, ...] = (DISPATCH, ASSIGN, CLAIM, PRIORITIZE, WORKLIST, START_REPORT, SIGN)

@@ -11,7 +11,7 @@ from fhirserver.definitions import Operation, Parameter, ResourceType
 from fhirserver.errors import BusinessRule, Conflict, Duplicate, Forbidden, Invalid
 from fhirserver.interactions import check_if_match, create, put, update, written
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.search.reference import local
+from fhirserver.search.reference import local, relative
 from fhirserver.sharing import share
 from fhirserver.validation import Document, Resource, built
 from fhirserver.validation import parse as parse_resource
@@ -206,7 +206,7 @@ def attempt(ctx: Context, t0: Item, owner: str, status: str) -> Write:
 def task_create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
     """POST Task: code ``fulfill``, focus an order, owner who is to read = $dispatch; other Tasks are plain ones."""
     resource: Resource = parse_resource(request.body, "Task")
-    task = resource.data
+    task = relative(resource.data, ctx.base)
     focus = local(task.get("focus", {}).get("reference", ""), ctx.base)
     if (
         "fulfill" in coding.codes(task.get("code"), coding.TASK_CODE)
@@ -214,7 +214,7 @@ def task_create(ctx: Context, request: Request, type_: ResourceType, id_: str | 
         and focus[0] == "ServiceRequest"
         and not task.get("partOf")
     ):
-        access.resolvable(ctx, [("Task", task)])
+        access.resolvable(ctx, [("Task", resource.data)])
         if id_ is not None:
             raise BusinessRule("POST this Task: it dispatches the order, and the server names it.", "Task.code")
         fulfiller = work.organization(task.get("owner"))

@@ -16,7 +16,7 @@ from fhirserver.errors import BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.operations.dispatch import questionnaire
-from fhirserver.validation import Document, instant, loads
+from fhirserver.validation import Document, instant
 from fhirserver.versions import EVERYTHING, Grant, Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, contract, states
@@ -75,7 +75,7 @@ def _seen(ctx: Context, attempt: Item) -> Item:
         raise Conflict(f"The order is {order.status}; nothing is signed for it.")
     version = next(iter(work.inputs(attempt.data, "order-version")), "0")
     stored = ctx.store.vread("ServiceRequest", order.stored.id, int(version), EVERYTHING) if version.isdecimal() else None
-    before = loads(stored.json) if stored else {}
+    before = work.opened(ctx, stored).data if stored else {}
     if any(before.get(name) != order.data.get(name) for name in {*before, *order.data} - _NOT_CLINICAL):
         raise Conflict("The facility changed the order since the reading was started; look at it, and renew with $claim.")
     ctx.changes.guard(order.stored)
@@ -130,7 +130,7 @@ def _signed(ctx: Context, reading: Reading, response: Document, signature: Docum
     signed = work.save(ctx, reading.report, final)
     document = _document(ctx, attempt, order, final, response)
     listed = _listed(ctx, attempt, final, document)
-    for made in (signed, document, listed):
+    for made in (document, listed):
         made.grants.append(Grant(order.reference, f"org/{t0.stored.owner}").document())
     document.sealed = listed.sealed = True
     period = attempt.data["executionPeriod"] | {"end": now}

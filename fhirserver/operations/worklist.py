@@ -90,7 +90,7 @@ def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
     facilities = {organization.get("reference") for organization in inputs["organization"]}
     before = span(inputs["dueBefore"])[0] if "dueBefore" in inputs else None
     for stored in ctx.store.search(query, access.visible(ctx.principal, "Task"), _MOST):
-        row = Item(stored, loads(stored.json))
+        row = work.opened(ctx, stored)
         if not (work.is_coordination(row.data) or work.is_attempt(row.data)):
             continue
         if before is not None and _due(row) >= before:

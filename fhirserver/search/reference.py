@@ -53,6 +53,16 @@ def _meant(code: str, modifier: str | None, value: str, targets: tuple[str, ...]
     return [value]
 
 
+def relative(value: Any, base: str) -> Any:
+    """A resource, or a part of one, with its references to this server as ``Type/id``, whichever way they were sent."""
+    if isinstance(value, dict):
+        return {
+            key: item.removeprefix(f"{base}/") if key == "reference" and isinstance(item, str) else relative(item, base)
+            for key, item in value.items()
+        }
+    return [relative(item, base) for item in value] if isinstance(value, list) else value
+
+
 def local(reference: str, base: str) -> tuple[str, str] | None:
     """(type, id) where the reference is to a resource of this server."""
     relative = reference.removeprefix(f"{base}/").split("/_history/")[0]

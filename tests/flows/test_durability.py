@@ -148,7 +148,7 @@ def test_a_killed_servers_database_ends_too(own):
     database = own.database
     own.process.kill()
     own.process.wait(10)
-    wait_until(lambda: not database.is_running() or database.status() == psutil.STATUS_ZOMBIE)
+    assert wait_until(lambda: not database.is_running() or database.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_reads_that_were_answered_before_a_kill_are_in_the_audit(own):

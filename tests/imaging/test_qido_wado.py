@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 
 import numpy as np
 import pydicom
@@ -305,10 +307,8 @@ def test_metadata_is_json_or_406(web, stored):
     assert web().get(path, headers={"Accept": "application/dicom+json"}).status_code == 200
 
 
-@pytest.mark.skipif(__import__("shutil").which("dcmdump") is None, reason="DCMTK is not installed: make test-tools")
+@pytest.mark.skipif(shutil.which("dcmdump") is None, reason="DCMTK is not installed: make test-tools")
 def test_dcmtk_reads_what_is_given(web, stored, tmp_path):
-    import subprocess
-
     for name in ("CT_small.dcm", "RG3_J2KI.dcm", "emri_small.dcm"):
         file = tmp_path / name
         file.write_bytes(

@@ -580,3 +580,77 @@ def test_notes_of_the_other_party_stay(network):
     assert noted.status_code == 200
     rewritten = network.get(path) | {"note": [{"text": "all is well"}]}
     assert_outcome(network.centre.put(path, json=rewritten), 422, "business-rule", "Task.note")
+
+
+# ---------------------------------------------------------------- the same reference in other words
+
+HERE = f"{BASE}/fhir"
+
+
+def test_references_by_this_servers_own_url_are_understood(network):
+    asked = network.ordered()
+    path = f"ServiceRequest/{asked['id']}"
+    whole = asked | {"subject": {"reference": f"{HERE}/{asked['subject']['reference']}"}}
+    assert network.hospital.put(path, json=whole).status_code == 200
+    fulfil = {
+        "resourceType": "Task",
+        "status": "requested",
+        "intent": "order",
+        "code": {"coding": [{"system": "http://hl7.org/fhir/CodeSystem/task-code", "code": "fulfill"}]},
+        "focus": {"reference": f"{HERE}/{path}"},
+        "owner": {"reference": f"{HERE}/Organization/centre"},
+    }
+    t0 = network.hospital.post("Task", json=fulfil)
+    assert t0.status_code == 201, t0.text
+    assert network.hospital.get(path).json()["subject"] == whole["subject"]  # as it was sent
+    assert network.centre.get(asked["subject"]["reference"]).status_code == 200
+    network.images(asked)
+    assert network.get(f"Task/{t0.json()['id']}")["businessStatus"]["coding"][0]["code"] == "ready-for-assignment"
+    attempt = network.pool(t0.json())
+    anna = network.reader("anna")
+    assert anna.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200
+    opened = out(anna.post(f"Task/{attempt['id']}/$start-report"))
+    done = out(sign(anna, opened["report"], response=answered(opened["draft"], impression="Nothing new.")))
+    assert done["report"]["status"] == "final"
+
+
+def test_a_study_linked_and_unlinked_by_this_servers_own_url_goes_back(network):
+    asked = network.ordered()
+    network.dispatch(asked, expectImages=True)
+    made = upload(network, study("", "BACK-2"))
+    path = f"ImagingStudy/{made['id']}"
+    linked = made | {
+        "basedOn": [{"reference": f"{HERE}/ServiceRequest/{asked['id']}"}],
+        "subject": {"reference": f"{HERE}/{asked['subject']['reference']}"},
+    }
+    assert network.hospital.put(path, json=linked).status_code == 200
+    assert network.centre.get(path).status_code == 200
+    assert network.hospital.put(path, json=linked | {"basedOn": made["basedOn"], "subject": made["subject"]}).status_code == 200
+    assert network.centre.get(path).status_code == 404
+
+
+def test_an_unlinked_study_that_the_order_still_names_stays(network):
+    asked = network.ordered()
+    made = upload(network, study("", "BACK-3"))
+    path, order_path = f"ImagingStudy/{made['id']}", f"ServiceRequest/{asked['id']}"
+    linked = made | {"basedOn": [{"reference": order_path}], "subject": asked["subject"]}
+    assert network.hospital.put(path, json=linked).status_code == 200
+    named = network.hospital.get(order_path).json() | {"supportingInfo": [{"reference": path}]}
+    assert network.hospital.put(order_path, json=named).status_code == 200
+    network.dispatch(asked, expectImages=True)
+    current = network.hospital.get(path).json()
+    del current["basedOn"]
+    assert network.hospital.put(path, json=current).status_code == 200
+    assert network.centre.get(path).status_code == 200
+
+
+def test_a_privilege_given_by_this_servers_own_url_counts(network):
+    person, role = reader_rows("gina")
+    role["organization"] = {"reference": f"{HERE}/Organization/hospital"}
+    role["practitioner"] = {"reference": f"{HERE}/Practitioner/centre-gina"}
+    for row in (person, role):
+        assert network.centre.put(f"{row['resourceType']}/{row['id']}", json=row).status_code == 201
+    assert network.hospital.get(f"PractitionerRole/{role['id']}").status_code == 200
+    _, t0 = network.dispatched()
+    attempt = network.pool(t0)
+    assert network.reader("gina").post(f"Task/{attempt['id']}/$claim").status_code == 200

@@ -1,0 +1,189 @@
+"""PUT Task: an act said in FHIR. A change of status runs the same tables and the same checks as the operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fhirserver import work
+from fhirserver.definitions import ResourceType
+from fhirserver.errors import BusinessRule, Forbidden, Invalid
+from fhirserver.interactions import check_if_match, reply, update, written
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.operations.assign import end
+from fhirserver.operations.claim import claim
+from fhirserver.operations.dispatch import attempt, task_create, unmade
+from fhirserver.search.reference import relative
+from fhirserver.sharing import withdraw
+from fhirserver.validation import Document
+from fhirserver.validation import parse as parse_resource
+from fhirserver.versions import Write
+from fhirserver.work import Item
+from fhirserver.workflow import coding, states
+
+_MAY_CHANGE = frozenset({"status", "statusReason", "businessStatus", "note", "meta", "lastModified", "executionPeriod", "text"})
+
+
+def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    """PUT Task: of the network's Tasks the status changes, by who may and as the table says; other Tasks are plain ones."""
+    current = work.seen(ctx, "Task", id_)
+    if current is None:
+        return task_create(ctx, request, type_, id_)
+    new = relative(parse_resource(request.body, "Task").data, ctx.base)
+    if not (work.is_coordination(current.data) or work.is_attempt(current.data)):
+        if coding.codes(new.get("code"), coding.TASK_TYPE) != coding.codes(current.data.get("code"), coding.TASK_TYPE):
+            unmade(new)
+        return update(ctx, request, type_, id_)
+    check_if_match(request, current.stored)
+    wrong = states.transition("Task", current.status, new["status"])
+    changed = sorted(name for name in {*new, *current.data} - _MAY_CHANGE if new.get(name) != current.data.get(name))
+    if changed:
+        raise BusinessRule(
+            "Of this Task the status alone is changed by a plain write; use the operations.", f"Task.{changed[0]}"
+        )
+    if wrong:
+        raise Invalid(wrong[0].diagnostics, issues=wrong)
+    if new["status"] == current.status:
+        return _same_status(ctx, request, current, new)
+    act = (_ON_COORDINATION if work.is_coordination(current.data) else _ON_ATTEMPT).get(new["status"])
+    if act is None:
+        raise BusinessRule("This status is reached through the operations alone.", "Task.status")
+    return written(ctx, request, act(ctx, current, new), 200)
+
+
+def _same_status(ctx: Context, request: Request, task: Item, new: Document) -> Reply:
+    """Sent again: no new version; or with a note, which each of the two parties may add."""
+    if new.get("note") == task.data.get("note"):
+        return reply(200, task.stored)
+    if ctx.principal.organization not in (task.stored.owner, work.organization(task.data.get("owner"))):
+        raise Forbidden("A note is added by those whose work this is.")
+    return written(ctx, request, work.save(ctx, task, task.data | {"note": _notes(task, new)}), 200)
+
+
+def _notes(task: Item, new: Document) -> list[Document]:
+    """Notes are added; those of the other party stay."""
+    before: list[Document] = task.data.get("note", [])
+    after: list[Document] = new.get("note", before)
+    if after[: len(before)] != before:
+        raise BusinessRule("Notes are added to the ones that are there.", "Task.note")
+    return list(after)
+
+
+Act = Callable[[Context, Item, Document], Write]
+
+
+def _told(ctx: Context, task: Item, new: Document, business: str | None = None) -> Document:
+    """The Task with the status, reason and notes that were sent."""
+    sent: Document = {name: new[name] for name in ("status", "statusReason") if name in new}
+    sent |= {"note": notes} if (notes := _notes(task, new)) else {}
+    return (
+        task.data
+        | sent
+        | {"lastModified": work.timestamp(ctx.now)}
+        | ({"businessStatus": work.business(business)} if business else {})
+    )
+
+
+def _fulfiller(ctx: Context, t0: Item) -> None:
+    work.require_role(ctx, "dispatcher")
+    if work.organization(t0.data["owner"]) != ctx.principal.organization:
+        raise Forbidden("This is answered by the organisation that was asked.")
+
+
+def _receive(ctx: Context, t0: Item, new: Document) -> Write:
+    _fulfiller(ctx, t0)
+    return work.save(ctx, t0, _told(ctx, t0, new))
+
+
+def _accept(ctx: Context, t0: Item, new: Document) -> Write:
+    """The centre takes it: a pool attempt is there to be claimed."""
+    _fulfiller(ctx, t0)
+    saved = work.save(ctx, t0, _told(ctx, t0, new))
+    if not work.open_attempts(ctx, t0):  # it may have been offered to a reader with the order
+        attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    return saved
+
+
+def _decline(ctx: Context, t0: Item, new: Document) -> Write:
+    """The centre declines with a reason, and what was shared for this order is withdrawn."""
+    _fulfiller(ctx, t0)
+    if not new.get("statusReason"):
+        raise BusinessRule("Declining needs a reason.", "Task.statusReason")
+    for old in work.open_attempts(ctx, t0):
+        end(ctx, old, "declined")
+    withdraw(ctx, t0.data["focus"]["reference"], f"org/{ctx.principal.organization}")
+    return work.save(ctx, t0, _told(ctx, t0, new))
+
+
+def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
+    """The placer takes it back before anyone reads."""
+    if t0.stored.owner != ctx.principal.organization:
+        raise Forbidden("A reading is cancelled by the organisation that asked for it.")
+    work.require_role(ctx, "clerk", "referrer")
+    return stop(ctx, t0, "cancelled-by-placer")
+
+
+def stop(ctx: Context, t0: Item, reason: str) -> Write:
+    """No further work: before the start cancelled, after it failed; the open attempts end with it."""
+    for old in work.open_attempts(ctx, t0):
+        end(ctx, old, reason)
+    fulfiller = work.organization(t0.data["owner"])
+    if fulfiller != t0.stored.owner:
+        withdraw(ctx, t0.data["focus"]["reference"], f"org/{fulfiller}")
+    closed = {
+        "status": states.released(t0.status),
+        "businessStatus": work.business(states.CANCELLED),
+        "lastModified": work.timestamp(ctx.now),
+    }
+    return work.save(ctx, t0, t0.data | closed | {"statusReason": coding.concept(coding.STATUS_REASON, reason)})
+
+
+def _take(ctx: Context, task: Item, new: Document) -> Write:
+    return claim(ctx, task, start=False)
+
+
+def _start(ctx: Context, task: Item, new: Document) -> Write:
+    return claim(ctx, task, start=True)
+
+
+def _hold(ctx: Context, task: Item, new: Document) -> Write:
+    """It waits for information, and so does the coordination Task."""
+    _reader(ctx, task)
+    t0 = work.coordination_of(ctx, task.data)
+    business = work.business(states.AWAITING_INFORMATION)
+    work.save(ctx, t0, t0.data | {"businessStatus": business, "lastModified": work.timestamp(ctx.now)})
+    return work.save(ctx, task, _told(ctx, task, new))
+
+
+def _give_back(ctx: Context, task: Item, new: Document) -> Write:
+    """Declined, or released by its reader or a dispatcher: the next owner gets a new attempt from the pool."""
+    if not ctx.principal.acts_as("dispatcher") or ctx.principal.organization != task.stored.owner:
+        _reader(ctx, task)
+    if not new.get("statusReason"):
+        raise BusinessRule("Giving a reading back needs a reason.", "Task.statusReason")
+    t0 = work.coordination_of(ctx, task.data)
+    saved = end(ctx, task, "released", _told(ctx, task, new))
+    waiting = coding.business_status(t0.data) == states.AWAITING_IMAGES
+    business = states.AWAITING_IMAGES if waiting else states.READY_FOR_ASSIGNMENT
+    work.save(
+        ctx,
+        t0,
+        t0.data | {"businessStatus": work.business(business), "lastModified": work.timestamp(ctx.now)},
+    )
+    attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    return saved
+
+
+def _reader(ctx: Context, task: Item) -> None:
+    if work.practitioner_of(ctx, task.data.get("owner")) != work.require_reader(ctx):
+        raise Forbidden("This is done by the reader who has the reading.")
+
+
+_ON_COORDINATION: dict[str, Act] = {"received": _receive, "accepted": _accept, "rejected": _decline, "cancelled": _cancel}
+_ON_ATTEMPT: dict[str, Act] = {
+    "accepted": _take,
+    "in-progress": _start,
+    "on-hold": _hold,
+    "rejected": _give_back,
+    "cancelled": _give_back,
+    "failed": _give_back,
+}
