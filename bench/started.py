@@ -25,10 +25,9 @@ class Running:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = (
-            os.environ | {"FHIRSERVER_PORT": str(self.port)} | {f"FHIRSERVER_{k.upper()}": v for k, v in settings.items()}
-        )
-        self.environment.pop("FHIRSERVER_MONGODB_URI", None)
+        # A database of its own, unless it is given one
+        self.environment = {name: value for name, value in os.environ.items() if name != "FHIRSERVER_MONGODB_URI"}
+        self.environment |= {"FHIRSERVER_PORT": str(self.port)} | {f"FHIRSERVER_{k.upper()}": v for k, v in settings.items()}
         self.process: subprocess.Popen[bytes] | None = None
         self.clients: list[httpx.Client] = []
 

@@ -20,9 +20,14 @@ LETTERS = {
     "read": "r",
     "vread": "r",
     "history-instance": "r",
+    "history-type": "r",
+    "history-system": "r",
     "search-type": "s",
+    "search-compartment": "s",
+    "search-system": "s",
     "create": "c",
     "update": "u",
+    "patch": "u",
     "delete": "d",
 }
 
@@ -57,7 +62,7 @@ def found(ctx: Context, type_: ResourceType, id_: str) -> Stored:
         deleted = pending.data is None
         return Stored(
             type_.name, id_, pending.version, pending.ts, deleted, pending.owner, pending.json, base, grants,
-            generation=pending.generation, sealed=pending.sealed,
+            generation=pending.generation, sealed=pending.sealed, compartments=tuple(pending.index.get("c", ())),
         )  # fmt: skip
     stored = ctx.store.get(type_.name, id_, visible(ctx.principal, type_.name))
     if stored is None:

@@ -26,16 +26,16 @@ from auth.principal import Principal
 from auth.scopes import parse_all
 from auth.server import Server
 from auth.store import AuthStore
-from fhirserver import audit, health, rest
+from fhirserver import health, rest, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
-from fhirserver.messages import Context, Note, Request
+from fhirserver.messages import Context, Line, Request
 from fhirserver.moments import milliseconds
 from fhirserver.pages import home
 from fhirserver.resources import RESOURCE_TYPES
-from fhirserver.search.query import indexes
+from fhirserver.search.index import indexes
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.validation import dumps
@@ -68,7 +68,7 @@ class Installation:
         self.database = database
         self.store = Store(database, RESOURCE_TYPES, indexes, lambda: milliseconds(clock()))
         self.auth = AuthStore(database, settings.organization)
-        self.trail = audit.Trail(settings.data_dir / "audit")
+        self.trail = trail.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base)
         self.index = Index(database)
         self.blobs = Blobs(settings.blob_dir)
@@ -80,7 +80,9 @@ class Installation:
             (
                 Job("audit", 5.0, self.store_audit, shared=False),
                 Job("studies", 0.5, self.arrivals.settle),
+                Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+                Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
             ),
         )
         self._seal: Seal | None = None
@@ -111,8 +113,8 @@ class Installation:
         self.blobs.sweep(time.time() - 86_400)
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
-        touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner) for owner, uid in rows)
-        self.trail.append(Note(principal, "read", self.clock(), "0", touched, query, interaction))
+        touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner, ()) for owner, uid in rows)
+        self.trail.append(Line(principal, "read", self.clock(), "0", touched, query, interaction))
 
     def archive(self) -> Archive:
         return Archive(

@@ -1,36 +1,30 @@
-"""AuditEvent and Provenance.
+"""AuditEvent and Provenance: what is said of each request, and of each write.
 
-A write carries both in its transaction. A read appends one line to a local file before its reply; a job stores closed
-files as segments, and a segment becomes AuditEvents when somebody reads them.
 https://hl7.org/fhir/R4/auditevent.html https://hl7.org/fhir/R4/provenance.html
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import os
-import threading
-import uuid
-import zlib
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
 
 from auth.principal import Principal
-from fhirserver.errors import Conflict
-from fhirserver.messages import Context, Note, Touched
+from fhirserver.errors import Invalid, Issue
+from fhirserver.messages import Context, Line, Touched
 from fhirserver.moments import milliseconds
-from fhirserver.search.query import index
-from fhirserver.store import Store
-from fhirserver.validation import Document, Resource, built, instant, loads
-from fhirserver.versions import Changes, Write
+from fhirserver.search.index import index
+from fhirserver.validation import Document, built, instant, loads, problems
+from fhirserver.versions import Write
 
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
 CLIENTS = "urn:fhirserver:client"
-_ACTIONS = {"create": "C", "update": "U", "delete": "D", "operation": "E", "transaction": "E", "batch": "E"}
-_BATCH = 200
+# https://hl7.org/fhir/R4/valueset-type-restful-interaction.html
+_ACTIONS = {"create": "C", "update": "U", "patch": "U", "delete": "D", "operation": "E", "transaction": "E", "batch": "E"}
+_SUBTYPES = {"search-compartment": "search-type"}
+_PATIENT = {
+    "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-entity-type", "code": "1"},
+    "role": {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "1"},
+}
 
 
 def agents(principal: Principal) -> list[Document]:
@@ -41,26 +35,22 @@ def agents(principal: Principal) -> list[Document]:
     return [{"who": who, "requestor": True}]
 
 
-def event(
-    principal: Principal,
-    interaction: str,
-    when: str,
-    outcome: str,
-    touched: Iterable[str],
-    query: str = "",
-    operation: str = "",
-) -> Document:
-    """An AuditEvent. ``outcome``: 0 success, 4 minor failure (refused), 8 serious failure."""
-    entities: list[Document] = [{"what": {"reference": reference}} for reference in touched]
+def event(principal: Principal, line: Line, touched: Iterable[Touched], query: str) -> Document:
+    """An AuditEvent: who, on whose behalf, what was touched, whose it is, and how it ended."""
+    rows = list(touched)
+    patients = dict.fromkeys(patient for _, _, of in rows for patient in of)
+    entities: list[Document] = [{"what": {"reference": reference}} for reference, _, _ in rows if reference not in patients]
+    entities += [{"what": {"reference": patient}} | _PATIENT for patient in patients]
     if query:
         entities.append({"query": base64.b64encode(query.encode()).decode(), "type": {"code": "2"}})
+    subtype = _SUBTYPES.get(line.interaction, line.interaction)
     document: Document = {
         "resourceType": "AuditEvent",
         "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
-        "subtype": [{"system": INTERACTION, "code": interaction}] + ([{"code": operation}] if operation else []),
-        "action": _ACTIONS.get(interaction, "R"),
-        "recorded": when,
-        "outcome": outcome,
+        "subtype": [{"system": INTERACTION, "code": subtype}] + ([{"code": line.operation}] if line.operation else []),
+        "action": _ACTIONS.get(line.interaction, "R"),
+        "recorded": instant(line.when),
+        "outcome": line.outcome,
         "agent": agents(principal),
         "source": {
             "observer": {"reference": f"Organization/{principal.organization}"}
@@ -73,158 +63,83 @@ def event(
     return document
 
 
+def events(line: Line) -> Iterator[tuple[str, Document]]:
+    """(organisation, event): the caller's own with everything, and each other owner's with what is theirs and no query."""
+    own = line.principal.organization
+    yield own, event(line.principal, line, line.touched, line.query)
+    for owner in sorted({owner for _, owner, _ in line.touched} - {own, ""}):
+        yield owner, event(line.principal, line, [row for row in line.touched if row[1] == owner], "")
+
+
 def provenance(ctx: Context, targets: Iterable[str], activity: str, extra: Document | None = None) -> Document:
     """A Provenance of this request's writes; ``activity`` is a v3-DataOperation code or an operation's name."""
+    return proof(ctx.principal, instant(ctx.now), targets, activity) | (extra or {})
+
+
+def proof(principal: Principal, when: str, targets: Iterable[str], activity: str) -> Document:
     standard = activity in ("CREATE", "UPDATE", "DELETE")
     coding = {"system": "http://terminology.hl7.org/CodeSystem/v3-DataOperation"} if standard else {}
-    [agent] = agents(ctx.principal)
-    organization = {"reference": f"Organization/{ctx.principal.organization}"}
+    [agent] = agents(principal)
     return {
         "resourceType": "Provenance",
         "target": [{"reference": target} for target in targets],
-        "recorded": instant(ctx.now),
+        "recorded": when,
         "activity": {"coding": [coding | {"code": activity}]},
-        "agent": [{"who": agent["who"], "onBehalfOf": organization}],
-        **(extra or {}),
+        "agent": [{"who": agent["who"], "onBehalfOf": {"reference": f"Organization/{principal.organization}"}}],
     }
 
 
 def record(ctx: Context, interaction: str, operation: str = "") -> None:
-    """Add this request's AuditEvents, and the Provenance of every write that has none yet, to the changes."""
+    """One line about this request, into its own transaction: its AuditEvents, and the Provenance of every write that has
+    none yet, are made of it (``trail``)."""
     writes = [w for w in ctx.changes.writes.values() if w.type != "Provenance"]
     proofs = [w.data for w in ctx.changes.writes.values() if w.type == "Provenance" and w.data]
-    proven = {target["reference"] for proof in proofs for target in proof["target"]}
-    unproven = [w for w in writes if f"{w.reference}/_history/{w.version}" not in proven]
-    kinds = {w.reference: operation or ("DELETE" if w.data is None else "UPDATE" if w.expected else "CREATE") for w in unproven}
-    for activity in sorted(set(kinds.values())):
-        targets = [f"{w.reference}/_history/{w.version}" for w in unproven if kinds[w.reference] == activity]
-        add(ctx, provenance(ctx, targets, activity))
-    touched = [(w.reference, w.owner) for w in writes] or [(f"{t}/{i}", "") for (t, i), _, _ in ctx.changes.shares]
-    for owner, document in events(ctx.principal, interaction, instant(ctx.now), "0", touched, operation=operation):
-        add(ctx, document, [f"org/{owner}"])
+    proven = {target["reference"] for one in proofs for target in one["target"]}
+    made: dict[str, list[str]] = {}
+    for write in writes:
+        target = f"{write.reference}/_history/{write.version}"
+        if target not in proven:
+            kind = operation or ("DELETE" if write.data is None else "UPDATE" if write.expected else "CREATE")
+            made.setdefault(kind, []).append(target)
+    touched = [write.touched for write in writes] or [(f"{t}/{i}", "", ()) for (t, i), _, _ in ctx.changes.shares]
+    line = Line(ctx.principal, interaction, ctx.now, "0", tuple(touched), "", operation, made)
+    ctx.changes.line = (milliseconds(ctx.now), line.text())
 
 
-def events(
-    principal: Principal, interaction: str, when: str, outcome: str, touched: Iterable[Touched], query: str = "", operation: str = ""
-) -> Iterator[tuple[str, Document]]:  # fmt: skip
-    """(organisation, event): the caller's own with everything, and each other owner's with what is theirs and no query."""
-    rows = list(touched)
-    own = principal.organization
-    yield own, event(principal, interaction, when, outcome, [reference for reference, _ in rows], query, operation)
-    for owner in sorted({owner for _, owner in rows} - {own, ""}):
-        theirs = [reference for reference, whose in rows if whose == owner]
-        yield owner, event(principal, interaction, when, outcome, theirs, operation=operation)
+def accompany(ctx: Context, text: str | None) -> None:
+    """``X-Provenance``: what the client says of its own write. https://hl7.org/fhir/R4/provenance.html#header"""
+    writes = [w for w in ctx.changes.writes.values() if w.type != "Provenance"]
+    if text is None or not writes:
+        return
+    said = loads(text)
+    targets = [{"reference": f"{w.reference}/_history/{w.version}"} for w in writes]
+    if not isinstance(said, dict) or said.get("resourceType") != "Provenance" or "target" in said:
+        wrong = "X-Provenance is a Provenance resource without a target: the server knows what was written."
+        raise Invalid(wrong, issues=[Issue("invalid", wrong, "Provenance.target")])
+    document = {key: value for key, value in said.items() if key not in ("id", "meta")} | {"target": targets}
+    if found := list(problems(document, "Provenance")):
+        raise Invalid(found[0].diagnostics, issues=found)
+    add(ctx, document)
 
 
 def add(ctx: Context, document: Document, base: list[str] | None = None) -> Write:
     """A resource of the server's own making, owned by the caller's organisation."""
-    return _add(ctx.changes, ctx.store, built(document), ctx.new_id(), ctx.now, ctx.principal.organization, base)
-
-
-def _add(
-    changes: Changes, store: Store, resource: Resource, id_: str, now: datetime, owner: str, base: list[str] | None
-) -> Write:
-    type_ = store.types[resource.type]
+    resource = built(document)
+    type_ = ctx.store.types[resource.type]
+    owner = ctx.principal.organization
     keys = base if base is not None else type_.base_keys(owner, resource.data)
+    id_ = ctx.new_id()
     write = Write(
         resource.type,
         id_,
         0,
-        milliseconds(now),
+        milliseconds(ctx.now),
         "POST",
         owner,
         keys,
-        resource.text(id_, 1, now),
+        resource.text(id_, 1, ctx.now),
         resource.data,
         index(type_, resource.data),
     )
-    changes.add(write)
+    ctx.changes.add(write)
     return write
-
-
-class Trail:
-    """The local file of reads, one a process, in the data folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = threading.Lock()
-        self._file: Any = None
-
-    def append(self, note: Note) -> None:
-        """Written to the operating system before the reply leaves: it survives the process."""
-        principal = note.principal
-        who = [principal.client, principal.user, principal.organization, principal.practitioner]
-        line = json.dumps(
-            [
-                milliseconds(note.when),
-                who,
-                note.interaction,
-                note.outcome,
-                note.touched,
-                note.query,
-                note.operation,
-            ]
-        )
-        with self._lock:
-            if self._file is None:
-                self._file = open(self.folder / f"{uuid.uuid4().hex}.open", "ab", buffering=0)  # noqa: SIM115 - open until the segment is closed
-            self._file.write(line.encode() + b"\n")
-
-    def store_segments(self, store: Store) -> int:
-        """Close this process's file and store it, and those of processes that are gone, as segments."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                Path(self._file.name).rename(Path(self._file.name).with_suffix(".closed"))
-                self._file = None
-        closed = sorted(self.folder.glob("*.closed"))
-        for path in closed:
-            store.add_segment({"_id": path.stem, "data": zlib.compress(path.read_bytes())})
-            path.unlink(missing_ok=True)
-        return len(closed)
-
-    def adopt(self) -> None:
-        """At start: files that a killed process left open are closed."""
-        for path in self.folder.glob("*.open"):
-            if not _in_use(path):
-                path.rename(path.with_suffix(".closed"))
-
-
-def _in_use(path: Path) -> bool:
-    """Whether some process still holds the file open (Linux); elsewhere a file a day old is taken as left behind."""
-    proc = Path("/proc")
-    if not proc.is_dir():
-        return datetime.now(timezone.utc).timestamp() - path.stat().st_mtime < 86_400
-    for entry in proc.iterdir():
-        if entry.name.isdigit():
-            try:
-                if any(os.readlink(fd) == str(path.resolve()) for fd in (entry / "fd").iterdir()):
-                    return True
-            except OSError:
-                continue
-    return False
-
-
-def materialise(store: Store) -> None:
-    """Make AuditEvents of the stored segments. Ids are made from the segment, so that a second run changes nothing."""
-    for segment in store.segments():
-        lines = zlib.decompress(segment["data"]).splitlines()
-        for start in range(0, len(lines), _BATCH):
-            changes = Changes()
-            for number, line in enumerate(lines[start : start + _BATCH], start):
-                _materialise(changes, store, f"{segment['_id']}-{number}", loads(line))
-            try:
-                store.commit(changes)
-            except Conflict:
-                continue  # done before, by us or by another process
-        store.drop_segment(segment["_id"])
-
-
-def _materialise(changes: Changes, store: Store, id_: str, line: list[Any]) -> None:
-    ts, (client, user, organization, practitioner), interaction, outcome, touched, query, operation = line
-    principal = Principal(client, organization, (), user, frozenset(), practitioner)
-    when = datetime.fromtimestamp(ts / 1000, timezone.utc)
-    rows = [(reference, owner) for reference, owner in touched]
-    for number, (owner, document) in enumerate(events(principal, interaction, instant(when), outcome, rows, query, operation)):
-        _add(changes, store, built(document), f"{id_}-{number}", when, organization, [f"org/{owner}"])

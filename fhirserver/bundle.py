@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import traceback
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from fhirserver.errors import BadRequest, FHIRError, Invalid, Issue, TooLarge
+from fhirserver.interactions import referenced
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.validation import Document, dumps, loads
 
@@ -30,6 +32,7 @@ _HEADERS = {
     "ifModifiedSince": "if-modified-since",
 }
 _LINK = re.compile(rb'("(?:reference|url|uri|valueUri|valueUrl|valueCanonical)"\s*:\s*)"([^"\\]+)"')
+_CONDITIONAL = re.compile(rb'("reference"\s*:\s*)"([A-Z][A-Za-z]+\?(?:[^"\\]|\\.)+)"')
 _REST = re.compile(r"https?://.+/([A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
 
 
@@ -47,8 +50,9 @@ class Road:
 
     dispatch: Callable[[Context, Request], Reply]
     perform: Callable[[Context, Request], Reply]
-    retried: Callable[[Context, str, str, Callable[[Context], Reply]], Reply]
+    retried: Callable[..., Reply]
     acts: Callable[[Request], bool]  # more than a plain write: it comes after those it rests on
+    settle: Callable[[Context, Request], Request | Reply]  # a conditional write -> the plain one, or its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ def _problems(row: Any, path: str) -> list[Issue]:
     if not isinstance(asked, dict):
         return [Issue("required", "An entry has a request.", f"{path}.request")]
     if asked.get("method") not in _ORDER:
-        return [Issue("value", "The method is GET, POST, PUT or DELETE.", f"{path}.request.method")]
+        return [Issue("value", "The method is GET, HEAD, POST, PUT, PATCH or DELETE.", f"{path}.request.method")]
     if not isinstance(asked.get("url"), str) or not asked["url"].strip("/"):
         return [Issue("required", "A request has a url.", f"{path}.request.url")]
-    if asked["method"] in ("POST", "PUT") and "$" not in asked["url"] and not isinstance(row.get("resource"), dict):
+    if asked["method"] in ("POST", "PUT", "PATCH") and "$" not in asked["url"] and not isinstance(row.get("resource"), dict):
         return [Issue("required", "This method needs a resource.", f"{path}.resource")]
     if any(name in asked and not isinstance(asked[name], str) for name in _HEADERS):
         return [Issue("value", "A condition is a string.", f"{path}.request")]
@@ -109,9 +113,22 @@ def _entry(ctx: Context, number: int, row: Document, body: bytes) -> Entry:
     asked = row["request"]
     path, _, query = asked["url"].removeprefix(f"{ctx.base}/").partition("?")
     headers = {header: asked[name] for name, header in _HEADERS.items() if name in asked}
+    if asked["method"] == "PATCH":
+        body, headers["content-type"] = _patch(row["resource"], body, number)
     request = Request(asked["method"], path.strip("/"), tuple(parse_qsl(query, keep_blank_values=True)), headers, body)
     created = ctx.new_id() if asked["method"] == "POST" and "/" not in request.path else None
     return Entry(number, row.get("fullUrl") if isinstance(row.get("fullUrl"), str) else None, request, created)
+
+
+def _patch(resource: Document, body: bytes, number: int) -> tuple[bytes, str]:
+    """A FHIRPath Patch is there as Parameters, another as a Binary. https://hl7.org/fhir/R4/http.html#patch"""
+    if resource.get("resourceType") != "Binary":
+        return body, "application/fhir+json"
+    try:
+        return b64decode(resource["data"], validate=True), str(resource["contentType"])
+    except (KeyError, ValueError, TypeError):
+        where = f"Bundle.entry[{number}].resource"
+        raise Invalid("A patch as a Binary has contentType and data.", where) from None
 
 
 def _alone(ctx: Context, entry: Entry, road: Road) -> Reply:
@@ -132,24 +149,54 @@ def _alone(ctx: Context, entry: Entry, road: Road) -> Reply:
 
 def _transaction(ctx: Context, entries: list[Entry], request: Request, road: Road) -> Reply:
     _distinct(entries)
-    links = _links(entries)
-    resolved = [replace(e, request=replace(e.request, body=_relinked(e.request.body, links))) for e in entries]
-    ordered = sorted(resolved, key=lambda entry: (_ORDER[entry.request.method], road.acts(entry.request)))
     replies: dict[int, Reply] = {}
 
     def plan(fresh: Context) -> Reply:
         replies.clear()
-        fresh.changes.reserve((e.request.path, e.new_id) for e in ordered if e.new_id)
-        for entry in ordered:
-            if _ORDER[entry.request.method] < _ORDER["GET"]:
-                replies[entry.number] = _planned(fresh, entry, road)
-        return Reply(200)
+        settled = [_settled(fresh, entry, road, replies) for entry in entries]
+        links = _links(settled)
+        fresh.changes.reserve((e.request.path, e.new_id) for e in settled if e.new_id)
+        for entry in sorted(settled, key=lambda one: (_ORDER[one.request.method], road.acts(one.request))):
+            if _ORDER[entry.request.method] < _ORDER["GET"] and entry.number not in replies:
+                resolved = replace(entry.request, body=_resolved(fresh, _relinked(entry.request.body, links), entry))
+                replies[entry.number] = _planned(fresh, replace(entry, request=resolved), road)
+        return Reply(200, touched=tuple(row for reply in replies.values() for row in reply.touched))
 
-    road.retried(ctx, "transaction", "", plan)
-    for entry in ordered:  # "… GET … requests are processed last", on what was just written
+    road.retried(ctx, "transaction", "", plan, request.headers.get("x-provenance"))
+    for entry in entries:  # "… GET … requests are processed last", on what was just written
         if entry.number not in replies:
             replies[entry.number] = _alone(ctx, entry, road)
     return _answer("transaction-response", [replies[e.number] for e in entries], request.prefers("return=minimal"))
+
+
+def _settled(ctx: Context, entry: Entry, road: Road, replies: dict[int, Reply]) -> Entry:
+    """The entry without its condition: what is found, or what is to be made."""
+    conditional = "if-none-exist" in entry.request.headers or (
+        entry.request.method in ("PUT", "PATCH", "DELETE") and entry.request.query
+    )
+    if not conditional:
+        return entry
+    try:
+        plain = road.settle(ctx, entry.request)
+    except FHIRError as error:
+        raise error.at(entry.path) from None
+    if isinstance(plain, Reply):
+        replies[entry.number] = plain
+        return replace(entry, request=Request("PUT", plain.touched[0][0]), new_id=None)
+    made = plain.method == "POST" and "/" not in plain.path
+    return replace(entry, request=plain, new_id=(entry.new_id or ctx.new_id()) if made else None)
+
+
+def _resolved(ctx: Context, body: bytes, entry: Entry) -> bytes:
+    """Conditional references become what they mean."""
+    if b"?" not in body:
+        return body
+    texts = {match[2] for match in _CONDITIONAL.finditer(body)}
+    try:
+        meant = {text: referenced(ctx, loads(b'"' + text + b'"')).encode() for text in texts}
+    except FHIRError as error:
+        raise error.at(entry.path) from None
+    return _CONDITIONAL.sub(lambda match: match[1] + b'"' + meant[match[2]] + b'"', body)
 
 
 def _planned(ctx: Context, entry: Entry, road: Road) -> Reply:
@@ -170,7 +217,9 @@ def _distinct(entries: list[Entry]) -> None:
     """ "If any resource identities … overlap … then the transaction SHALL fail." """
     seen: set[str] = set()
     for entry in entries:
-        identity = entry.request.path if entry.request.method in ("PUT", "DELETE") else entry.full_url
+        identity = entry.full_url
+        if entry.request.method in ("PUT", "PATCH", "DELETE"):
+            identity = f"{entry.request.path}?{entry.request.query}"
         if identity and entry.request.method != "GET":
             if identity in seen:
                 raise BadRequest("Two entries of the transaction are about the same resource.", entry.path)

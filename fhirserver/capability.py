@@ -14,10 +14,23 @@ from fhirserver import __date__, __version__
 from fhirserver.definitions import Operation, ResourceType, never
 from fhirserver.messages import Context
 from fhirserver.operations import OPERATIONS
-from fhirserver.search.query import parameters
+from fhirserver.search.index import COMPARTMENTS
+from fhirserver.search.parameters import parameters
 
-_READS = ("read", "vread", "history-instance", "search-type")
-_WRITES = ("create", "update")
+_READS = ("read", "vread", "history-instance", "history-type", "search-type")
+_WRITES = ("create", "update", "patch")
+_COMPARTMENT = "http://hl7.org/fhir/CompartmentDefinition/"
+COMMON = (
+    ("_id", "token"),
+    ("_lastUpdated", "date"),
+    ("_profile", "uri"),
+    ("_security", "token"),
+    ("_source", "uri"),
+    ("_tag", "token"),
+    ("_list", "string"),
+    ("_has", "string"),
+    ("_type", "token"),
+)
 
 
 def statement(ctx: Context) -> str:
@@ -34,19 +47,22 @@ def _statement(base: str, types: tuple[ResourceType, ...]) -> str:
         "implementation": {"description": "FHIR R4 server for teleradiology", "url": base},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
+        "patchFormat": ["application/json-patch+json", "application/fhir+json"],
         "rest": [
             {
                 "mode": "server",
                 "security": _security(base),
-                "resource": [_resource(type_, types) for type_ in types],
-                "interaction": [{"code": "transaction"}, {"code": "batch"}],
-                "searchParam": [
-                    {"name": "_id", "type": "token"},
-                    {"name": "_lastUpdated", "type": "date"},
-                ],
+                "resource": [_resource(base, type_, _pointing(types)) for type_ in types],
+                "interaction": [{"code": code} for code in ("transaction", "batch", "search-system", "history-system")],
+                "searchParam": [{"name": name, "type": kind} for name, kind in COMMON],
+                "operation": [_operation(base, o) for o in OPERATIONS if "system" in o.levels],
+                "compartment": [_COMPARTMENT + name[0].lower() + name[1:] for name in COMPARTMENTS],
             }
         ],
     }
+    rest: dict[str, Any] = document["rest"][0]  # type: ignore[index]
+    if not rest["operation"]:
+        del rest["operation"]
     return str(CapabilityStatement(**document).model_dump_json(exclude_none=True))
 
 
@@ -60,32 +76,45 @@ def _security(base: str) -> dict[str, Any]:
     return {"extension": [uris], "service": [{"coding": [service]}]}
 
 
-def _resource(type_: ResourceType, types: tuple[ResourceType, ...]) -> dict[str, Any]:
+@lru_cache(maxsize=4)
+def _pointing(types: tuple[ResourceType, ...]) -> dict[str, list[str]]:
+    """Type -> the ``Type:parameter`` that can point to it."""
+    found: dict[str, list[str]] = {}
+    for type_ in types:
+        for param in parameters(type_).values():
+            if param.kind == "reference":
+                for target in param.targets or ():
+                    found.setdefault(target, []).append(f"{type_.name}:{param.code}")
+    return found
+
+
+def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) -> dict[str, Any]:
     writes = () if type_.insert_only else _WRITES if type_.deletable is never else (*_WRITES, "delete")
+    served = [p for p in parameters(type_).values() if p.code not in type_.pending]
     row: dict[str, Any] = {
         "type": type_.name,
         "interaction": [{"code": code} for code in (*_READS, *writes)],
-        "versioning": "versioned",
+        "versioning": "versioned-update",
         "readHistory": True,
         "updateCreate": bool(writes),
-        "conditionalCreate": False,
-        "searchInclude": [f"{type_.name}:{p.code}" for p in parameters(type_).values() if p.kind == "reference"],
-        "searchParam": [
-            {"name": p.code, "type": p.kind, **({"definition": p.url} if p.url else {})} for p in parameters(type_).values()
+        "conditionalCreate": bool(writes),
+        "conditionalRead": "full-support",
+        "conditionalUpdate": bool(writes),
+        "conditionalDelete": "single" if "delete" in writes else "not-supported",
+        "referencePolicy": ["literal", "logical", "local", "enforced"],
+        "searchInclude": ["*", *(f"{type_.name}:{p.code}" for p in served if p.kind == "reference")],
+        "searchRevInclude": pointing.get(type_.name, []),
+        "searchParam": [{"name": p.code, "type": p.kind, **({"definition": p.url} if p.url else {})} for p in served],
+        "operation": [
+            _operation(base, o) for o in OPERATIONS if o.type in (type_.name, "Resource") and o.levels != ("system",)
         ],
     }
-    row["searchRevInclude"] = [
-        f"{t.name}:{p.code}" for t in types for p in parameters(t).values() if type_.name in (p.targets or ())
-    ]
-    operations = [_operation(operation) for operation in OPERATIONS if operation.type == type_.name]
-    if operations:
-        row["operation"] = operations
     return {key: value for key, value in row.items() if value != []}
 
 
-def _operation(operation: Operation) -> dict[str, str]:
+def _operation(base: str, operation: Operation) -> dict[str, str]:
     return {
         "name": operation.code,
-        "definition": f"urn:fhirserver:OperationDefinition:{operation.id}",
+        "definition": operation.standard or f"{base}/OperationDefinition/{operation.id}",
         "documentation": operation.description or operation.title,
     }

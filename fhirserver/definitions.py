@@ -25,6 +25,14 @@ def never(_: Document) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """One part of a composite: its kind, and the expression from the composite's element."""
+
+    kind: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
 class SearchParam:
     """A search parameter, the standard's or ours; ``aliases`` are other spellings that partners send."""
 
@@ -34,6 +42,7 @@ class SearchParam:
     targets: tuple[str, ...] | None = None
     url: str = ""
     aliases: tuple[str, ...] = ()
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +51,8 @@ class ResourceType:
     ``unique`` names business keys that one organisation may use once; ``sorts`` are the parameters offered for _sort;
     ``writers`` are the roles in which people write it (systems act for their organisation);
     ``left_out`` are the standard's parameters that are not served;
-    ``referrers`` are the (type, parameter) whose existence forbids a delete."""
+    ``referrers`` are the (type, parameter) whose existence forbids a delete;
+    ``pending`` are parameters that are indexed as resources are written, and not yet for all that are there."""
 
     name: str
     search: tuple[SearchParam, ...] = ()
@@ -57,6 +67,8 @@ class ResourceType:
     insert_only: bool = False
     writers: tuple[str, ...] = ()
     referrers: tuple[tuple[str, str], ...] = ()
+    pending: frozenset[str] = frozenset()
+    schema: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +84,20 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A custom operation: where it is called, what goes in and out, and the function that does it."""
+    """An operation: where it is called, what goes in and out, and the function that does it. The type ``Resource`` is every
+    type; ``levels`` are of system, type, instance; with ``own_input`` the handler reads the body itself."""
 
     code: str
     type: str
-    level: str
+    levels: tuple[str, ...]
     title: str
     affects_state: bool
     inputs: tuple[Parameter, ...]
     outputs: tuple[Parameter, ...]
     handler: Callable[[Context, Request, Mapping[str, Any]], Any]
     description: str = ""
+    own_input: bool = False
+    standard: str = ""
 
     @property
     def id(self) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from fhirserver import access, audit, bundle, capability, interactions
+from fhirserver import access, audit, bundle, capability, interactions, published, trail
 from fhirserver.definitions import Operation, ResourceType
-from fhirserver.errors import BadRequest, Conflict, Duplicate, Forbidden, MethodNotAllowed, NotFound, Unauthorized
-from fhirserver.messages import Context, Note, Reply, Request
+from fhirserver.errors import BadRequest, Conflict, Duplicate, FHIRError, MethodNotAllowed, NotFound
+from fhirserver.messages import Context, Line, Reply, Request
 from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
 from fhirserver.search.reference import relative
 from fhirserver.versions import Changes
@@ -40,14 +40,28 @@ class Route:
 ROUTES = (
     Route("GET", "metadata", "capabilities"),
     Route("POST", "", "bundle"),
+    Route("GET", "", "search-system"),
+    Route("POST", "_search", "search-system"),
+    Route("GET", "_history", "history-system"),
     Route("GET", "{type}", "search-type"),
     Route("POST", "{type}/_search", "search-type"),
     Route("POST", "{type}", "create"),
+    Route("PUT", "{type}", "update"),
+    Route("PATCH", "{type}", "patch"),
+    Route("DELETE", "{type}", "delete"),
+    Route("GET", "{type}/_history", "history-type"),
     Route("GET", "{type}/{id}", "read"),
     Route("PUT", "{type}/{id}", "update"),
+    Route("PATCH", "{type}/{id}", "patch"),
     Route("DELETE", "{type}/{id}", "delete"),
     Route("GET", "{type}/{id}/_history", "history-instance"),
     Route("GET", "{type}/{id}/_history/{version}", "vread"),
+    Route("GET", "{compartment}/{id}/*", "search-compartment"),
+    Route("POST", "{compartment}/{id}/_search", "search-compartment"),
+    Route("GET", "{compartment}/{id}/{type}", "search-compartment"),
+    Route("POST", "{compartment}/{id}/{type}/_search", "search-compartment"),
+    Route("POST", "${operation}", "operation"),
+    Route("GET", "${operation}", "operation"),
     Route("POST", "{type}/${operation}", "operation"),
     Route("GET", "{type}/${operation}", "operation"),
     Route("POST", "{type}/{id}/${operation}", "operation"),
@@ -60,13 +74,14 @@ Handler = Callable[..., Reply]
 HANDLERS: dict[str, Handler] = {
     "read": interactions.read,
     "vread": interactions.vread,
-    "history-instance": interactions.history,
-    "search-type": interactions.search,
+    "history-instance": interactions.history_instance,
+    "history-type": interactions.history_type,
+    "search-type": interactions.search_type,
     "create": interactions.create,
     "update": interactions.update,
     "delete": interactions.delete,
 }
-_WRITES = frozenset({"create", "update", "delete"})
+_WRITES = frozenset({"create", "update", "patch", "delete"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +111,23 @@ def matched(ctx: Context, request: Request) -> Call:
             raise NotFound("There is nothing at this path.")
         raise MethodNotAllowed(f"This path does not have the method {request.method}.")
     groups = match.groupdict()
-    if "type" not in groups:
-        return Call(route.interaction)
-    type_ = ctx.store.types.get(groups["type"])
-    if type_ is None:
+    type_ = ctx.store.types.get(groups.get("type", ""))
+    if type_ is None and "type" in groups:
         raise NotFound("This resource type is not served here.")
-    arguments = tuple(groups[name] for name in ("id", "version") if groups.get(name))
+    arguments = tuple(groups[name] for name in ("compartment", "id", "version") if groups.get(name))
     if route.interaction == "operation":
         return Call("operation", type_, arguments, _operation(type_, groups["operation"], bool(arguments), request.method))
     return Call(route.interaction, type_, arguments)
 
 
-def _operation(type_: ResourceType, code: str, instance: bool, method: str) -> Operation:
-    level = "instance" if instance else "type"
+def _operation(type_: ResourceType | None, code: str, instance: bool, method: str) -> Operation:
+    level, names = "instance" if instance else "type" if type_ else "system", (type_.name if type_ else "", "Resource")
     for operation in OPERATIONS:
-        if (operation.type, operation.code, operation.level) == (type_.name, code, level):
+        if operation.code == code and level in operation.levels and operation.type in names:
             if method == "GET" and operation.affects_state:
                 raise MethodNotAllowed(f"${code} changes state: use POST.")
             return operation
-    raise NotFound(f"{type_.name} has no operation ${code[:40]} at this level.")
+    raise NotFound(f"There is no operation ${code[:40]} at this level.")
 
 
 def dispatch(ctx: Context, request: Request) -> Reply:
@@ -124,30 +137,49 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     if call.interaction == "capabilities":
         return Reply(200, capability.statement(ctx))
     try:
-        if call.interaction == "bundle":
-            access.authenticated(ctx.principal)
-            return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried, acts))
-        _require(ctx, call)
-        if call.writes:
-            return retried(ctx, call.interaction, call.code, lambda fresh: perform(fresh, request, call))
-        if call.type is not None and call.type.name == "AuditEvent":
-            audit.materialise(ctx.store)
-        reply = perform(ctx, request, call)
-    except (Unauthorized, Forbidden):
-        ctx.note(Note(ctx.principal, call.interaction, ctx.now, "4", operation=call.code))
+        reply = _answered(ctx, request, call)
+    except FHIRError as error:
+        outcome = "8" if error.status >= 500 else "4"
+        ctx.note(Line(ctx.principal, call.interaction, ctx.now, outcome, query=urlencode(request.query), operation=call.code))
         raise
-    ctx.note(Note(ctx.principal, call.interaction, ctx.now, "0", reply.touched, urlencode(request.query), call.code))
+    if not call.writes and call.interaction != "bundle":
+        ctx.note(Line(ctx.principal, call.interaction, ctx.now, "0", reply.touched, urlencode(request.query), call.code))
     return reply
 
 
-def retried(ctx: Context, interaction: str, operation: str, plan: Callable[[Context], Reply]) -> Reply:
-    """Plan and commit, again where a compare-and-set lost."""
+def _answered(ctx: Context, request: Request, call: Call) -> Reply:
+    if call.interaction == "bundle":
+        access.authenticated(ctx.principal)
+        return bundle.process(ctx, request, bundle.Road(dispatch, perform, retried, acts, settle))
+    _require(ctx, call)
+    if call.writes:
+        said = request.headers.get("x-provenance")
+        return retried(ctx, call.interaction, call.code, lambda fresh: perform(fresh, request, call), said)
+    _prepared(ctx, request, call)
+    return perform(ctx, request, call)
+
+
+def _prepared(ctx: Context, request: Request, call: Call) -> None:
+    """What is made of what is known already, when it is read: AuditEvents, Provenance, the definitions of the server."""
+    named = {call.type.name} if call.type else set()
+    asked = {word for name, value in request.query for text in (name, value) for word in re.findall(r"\w+", text)}
+    if call.type is None or trail.TYPES & (named | asked):
+        trail.materialise(ctx.store)
+    if published.TYPES & (named | asked):
+        published.publish(ctx)
+
+
+def retried(
+    ctx: Context, interaction: str, operation: str, plan: Callable[[Context], Reply], provenance: str | None = None
+) -> Reply:
+    """Plan and commit, again where a compare-and-set lost. ``provenance`` is what the client says of its write."""
     for left in reversed(range(RETRIES)):
         fresh = replace(ctx, changes=Changes())
         reply = plan(fresh)
         if not fresh.changes:  # nothing new, and yet something was told
-            ctx.note(Note(ctx.principal, interaction, ctx.now, "0", reply.touched, operation=operation))
+            ctx.note(Line(ctx.principal, interaction, ctx.now, "0", reply.touched, operation=operation))
             return reply
+        audit.accompany(fresh, provenance)
         audit.record(fresh, interaction, operation)
         try:
             ctx.store.commit(fresh.changes)
@@ -175,22 +207,51 @@ def perform(ctx: Context, request: Request, call: Call | None = None) -> Reply:
         _require(ctx, call)
     if call.operation is not None:
         return _operate(ctx, request, call)
+    if call.interaction == "search-compartment":
+        return interactions.search_compartment(ctx, request, call.type, *call.arguments)
+    if call.interaction in ("search-system", "history-system"):
+        return (interactions.search_system if call.interaction == "search-system" else interactions.history_system)(
+            ctx, request
+        )
     if call.type is None:
         raise BadRequest("This interaction cannot stand here.")
-    if call.interaction in _WRITES and call.type.insert_only:
-        raise MethodNotAllowed(f"A {call.type.name} is written by the server alone.")
-    handler = PLAIN_WRITES.get((call.interaction, call.type.name), HANDLERS.get(call.interaction))
-    if handler is None:
-        raise BadRequest("This interaction cannot stand here.")
-    return handler(ctx, request, call.type, *call.arguments)
+    if call.interaction in _WRITES:
+        return _write(ctx, request, call.type, call)
+    return HANDLERS[call.interaction](ctx, request, call.type, *call.arguments)
+
+
+def settle(ctx: Context, request: Request) -> Request | Reply:
+    """What a conditional write comes to, in this context."""
+    call = matched(ctx, request)
+    if call.type is None or call.interaction not in _WRITES or call.arguments:
+        return request
+    _require(ctx, call)
+    return interactions.settled(ctx, request, call.type)
+
+
+def _write(ctx: Context, request: Request, type_: ResourceType, call: Call) -> Reply:
+    """The type's own way to write; a patch goes the way of the update that it comes to."""
+    if type_.insert_only:
+        raise MethodNotAllowed(f"A {type_.name} is written by the server alone.")
+    if not call.arguments and (call.interaction != "create" or "if-none-exist" in request.headers):
+        plain = interactions.settled(ctx, request, type_)
+        return plain if isinstance(plain, Reply) else perform(ctx, plain)
+    update = PLAIN_WRITES.get(("update", type_.name), interactions.update)
+    if call.interaction == "patch":
+        return interactions.patch(ctx, request, type_, call.arguments[0], update)
+    handler = PLAIN_WRITES.get((call.interaction, type_.name), HANDLERS[call.interaction])
+    return handler(ctx, request, type_, *call.arguments)
 
 
 def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     operation = call.operation
     assert operation is not None
-    inputs = parameters.read(operation, request)
+    inputs = {} if operation.own_input else parameters.read(operation, request)
     _references(ctx, operation, inputs)
-    result: Any = operation.handler(ctx, request, {"id": call.arguments[0]} | inputs if call.arguments else inputs)
+    named = {"id": call.arguments[0]} if call.arguments else {}
+    if operation.type == "Resource":
+        named["type"] = call.type.name if call.type else ""
+    result: Any = operation.handler(ctx, request, named | inputs)
     return parameters.answer(operation, result, lambda written: access.shows(ctx, written))
 
 
@@ -202,10 +263,15 @@ def _references(ctx: Context, operation: Operation, inputs: dict[str, Any]) -> N
 
 
 def _require(ctx: Context, call: Call) -> None:
+    if call.interaction in ("search-system", "history-system") or (call.type is None and call.interaction != "bundle"):
+        access.authenticated(ctx.principal)  # each type is asked for as it is looked at
+        return
     if call.type is None:
         raise BadRequest("This interaction cannot stand here.")
     if call.operation is not None:
-        letter = "u" if call.operation.affects_state else "r" if call.operation.level == "instance" else "s"
+        letter = "u" if call.operation.affects_state else "r" if call.arguments else "s"
     else:
         letter = access.LETTERS[call.interaction]
     access.require(ctx.principal, call.type.name, letter)
+    if call.interaction in _WRITES and not call.arguments and call.interaction != "create":
+        access.require(ctx.principal, call.type.name, "s")

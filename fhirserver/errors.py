@@ -10,7 +10,8 @@ FHIRError
 ├── Gone 410
 ├── PreconditionFailed 412    TooLarge 413
 ├── Invalid 422               BusinessRule 422
-└── Unavailable 503
+├── Unavailable 503
+└── InsufficientStorage 507
 
 An error names what is wrong and where; never a patient's data.
 https://hl7.org/fhir/R4/operationoutcome.html
@@ -169,3 +170,9 @@ class BusinessRule(FHIRError):
 class Unavailable(FHIRError):
     status, code = 503, "transient"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+
+class InsufficientStorage(FHIRError):
+    """The disk is full. Nothing was changed; when there is room again, it works again."""
+
+    status, code = 507, "no-store"

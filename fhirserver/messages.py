@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from auth.principal import Principal
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from fhirserver.versions import Changes
 
 
-# (reference, organisation that owns it)
-Touched = tuple[str, str]
+# (reference, organisation that owns it, the patients whose it is)
+Touched = tuple[str, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """What the audit trail is told of a request that wrote nothing. ``outcome``: 0 answered, 4 refused."""
+class Line:
+    """What the audit trail is told of a request. ``outcome``: 0 answered, 4 refused, 8 failed; ``query`` as it was asked;
+    ``made``: of what is written here, by activity, the Provenance is yet to be made."""
 
     principal: Principal
     interaction: str
@@ -54,6 +56,22 @@ class Note:
     touched: tuple[Touched, ...] = ()
     query: str = ""
     operation: str = ""
+    made: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """One line of JSON."""
+        p = self.principal
+        who = [p.client, p.user, p.organization, p.practitioner]
+        ms = round(self.when.timestamp() * 1000)
+        return json.dumps([ms, who, self.interaction, self.outcome, self.touched, self.query, self.operation, self.made])
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Line:
+        ms, (client, user, organization, practitioner), interaction, outcome, touched, query, operation, made = json.loads(text)
+        principal = Principal(client, organization, (), user, frozenset(), practitioner)
+        rows = tuple((reference, owner, tuple(patients)) for reference, owner, patients in touched)
+        when = datetime.fromtimestamp(ms / 1000, timezone.utc)
+        return cls(principal, interaction, when, outcome, rows, query, operation, made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +90,5 @@ class Context:
     seal: Callable[[dict[str, Any]], str]
     unseal: Callable[[str], dict[str, Any] | None]
     home: str
-    note: Callable[[Note], None]
+    note: Callable[[Line], None]
     derived_id: Callable[..., str]

@@ -31,7 +31,9 @@ from fhirserver.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from fhirserver.interactions.patch import JSON_PATCH
 from fhirserver.messages import Context, Reply, Request
+from fhirserver.shape import shaped
 from fhirserver.validation import MAX_RESOURCE, dumps
 
 log = logging.getLogger("fhirserver.rest")
@@ -65,7 +67,8 @@ def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -
     def answer(request: HTTPRequest, body: bytes) -> Response:
         ctx = new_context(authenticate(request.headers.get("authorization")))
         asked = _request(request, body)
-        return _response(dispatch(ctx, asked), request.method == "HEAD", ("_pretty", "true") in asked.query)
+        reply = shaped(asked, dispatch(ctx, asked))
+        return _response(reply, request.method == "HEAD", ("_pretty", "true") in asked.query)
 
     app.add_middleware(_Edge, handle=handle)
     app.add_exception_handler(HTTPException, _http_error)
@@ -108,8 +111,8 @@ def _request(request: HTTPRequest, body: bytes) -> Request:
         if media not in (_FORM, ""):
             raise UnsupportedMediaType(f"POST _search with {_FORM}.")
         query += _pairs(body)
-    elif body and media not in (*_JSON, ""):
-        raise UnsupportedMediaType(f"Send {MEDIA_TYPE}.")
+    elif body and media not in (*_JSON, "") and not (request.method == "PATCH" and media == JSON_PATCH):
+        raise UnsupportedMediaType(f"Send {MEDIA_TYPE}" + (f" or {JSON_PATCH}." if request.method == "PATCH" else "."))
     method = "GET" if request.method == "HEAD" else request.method
     return Request(method, path, tuple(query), request.headers, body)
 

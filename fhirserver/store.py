@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from pymongo import DESCENDING, IndexModel, MongoClient, errors
+from pymongo import IndexModel, MongoClient, errors
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -46,8 +45,10 @@ T = TypeVar("T")
 MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
 _NAMESPACE_EXISTS = 48
-_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "o", "c", "u", "schema", "sealed")
-_HIDDEN = {"t": 0, "d": 0, "c": 0, "u": 0, "schema": 0}
+_BATCH, _MOST_LOOKED_AT = 500, 2000
+_WINDOW = 3_600_000  # milliseconds
+_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "q", "o", "c", "u", "schema", "sealed")
+_HIDDEN = {"t": 0, "d": 0, "q": 0, "u": 0, "schema": 0}
 
 
 class Asked(Protocol):
@@ -65,10 +66,27 @@ class Index:
 
     keys: tuple[tuple[str, int], ...]
     unique: bool = False
+    sparse: bool = False
 
     def model(self) -> IndexModel:
-        options = {"unique": True, "sparse": True} if self.unique else {}
+        options = {"unique": True, "sparse": True} if self.unique else {"sparse": True} if self.sparse else {}
         return IndexModel(list(self.keys), name="_".join(name for name, _ in self.keys), **options)
+
+
+Place = tuple[int, str]  # the time and _id of a row of the history
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Which versions: of a resource, a type or all; made in [low, high); after a place; current at some time in ``at``."""
+
+    type: str | None
+    id: str | None
+    limit: int
+    low: int = 0
+    high: int = 2**53
+    after: Place | None = None
+    at: tuple[int, int] | None = None
 
 
 def now_ms() -> int:
@@ -121,25 +139,94 @@ class Store:
 
     def vread(self, type_: str, id_: str, version: int, visible: Visible) -> Stored | None:
         """Where the current version is visible, and this one was to this caller."""
-        rows = self._versions({"_id": f"{type_}/{id_}/{version}"}, type_, id_, visible, 1)
-        return rows[0] if rows else None
-
-    def versions(self, type_: str, id_: str, visible: Visible, count: int, below: int) -> list[Stored]:
-        """Newest first, versions smaller than ``below``. Empty where the resource is hidden or never was."""
-        return self._versions({"rid": f"{type_}/{id_}", "v": {"$lt": below}}, type_, id_, visible, count)
-
-    def _versions(self, filter_: Filter, type_: str, id_: str, visible: Visible, count: int) -> list[Stored]:
-        now = self._clock()
         with translated():
-            current = self.database[type_].find_one({"_id": id_}, {"base": 1, "grants": 1, "owner": 1})
-            if current is None or not visible.shows(current, now):
-                return []
-            rows = self.history.find(filter_).sort("v", DESCENDING)
-            shown = (row for row in rows if visible.shows_version(row, current, now))
-            return [version_from(row) for row in islice(shown, count)]
+            row = self.history.find_one({"_id": f"{type_}/{id_}/{version}"})
+            shown = self._shown([row], lambda _: visible) if row else []
+        return shown[0] if shown else None
+
+    def versions(self, asked: Versions, visible_of: Callable[[str], Visible | None]) -> tuple[list[Stored], Place | None]:
+        """A page of the history, newest first: what the caller may see of at most 2,000 rows, and where to go on."""
+        shown: list[Stored] = []
+        place, looked = asked.after, 0
+        with translated():
+            while len(shown) <= asked.limit and looked < _MOST_LOOKED_AT:
+                rows = self._older(asked, place)
+                if not rows:
+                    return shown, None
+                looked += len(rows)
+                for row in self._shown(rows, visible_of, asked.at):
+                    shown.append(row)
+                    if len(shown) > asked.limit:  # one more than asked for: there is a next page, after the last shown
+                        last = shown[-2] if asked.limit else shown[-1]
+                        return shown[:-1], (last.ts, f"{last.reference}/{last.version}")
+                place = (rows[-1]["ts"], rows[-1]["_id"])
+        return shown, place
+
+    def _older(self, asked: Versions, place: Place | None) -> list[Document]:
+        """The next rows; looked for in windows that widen, since a database may sort all that a filter finds."""
+        high, width = place[0] + 1 if place else min(asked.high, self._clock() + _WINDOW), _WINDOW
+        size = min(_BATCH, max(2 * asked.limit, 20))
+        while True:
+            low = max(asked.low, high - width)
+            filter_: Filter = {"ts": {"$gte": low, "$lt": high}}
+            if asked.type:
+                filter_ = ({"rid": f"{asked.type}/{asked.id}"} if asked.id else {"type": asked.type}) | filter_
+            stages: list[Document] = [{"$match": filter_}]
+            if place:
+                stages.append({"$match": {"$or": [{"ts": {"$lt": place[0]}}, {"ts": place[0], "_id": {"$lt": place[1]}}]}})
+            rows = list(self.history.aggregate([*stages, {"$sort": {"ts": -1, "_id": -1}}, {"$limit": size}]))
+            if len(rows) == size or low <= asked.low:
+                return rows
+            if rows and asked.id is None:
+                return rows
+            width *= 16
+
+    def _shown(
+        self, rows: list[Document], visible_of: Callable[[str], Visible | None], at: tuple[int, int] | None = None
+    ) -> list[Stored]:
+        """What of these versions may be seen, by what is current; ``at``: only those current at some time in it."""
+        now = self._clock()
+        ids: dict[str, list[str]] = {}
+        for row in rows:
+            ids.setdefault(row["type"], []).append(row["rid"].partition("/")[2])
+        current: dict[str, Document] = {}
+        fields = {"base": 1, "grants": 1, "owner": 1}
+        for type_, wanted in ids.items():
+            if visible_of(type_) is not None:
+                found = self.database[type_].find({"_id": {"$in": list(dict.fromkeys(wanted))}}, fields)
+                current |= {f"{type_}/{document['_id']}": document for document in found}
+        shown = []
+        for row in rows:
+            seen, document = visible_of(row["type"]), current.get(row["rid"])
+            if seen and document and seen.shows(document, now) and seen.shows_version(row, document, now):
+                shown.append(row)
+        return [version_from(row) for row in (self._current_in(shown, at) if at else shown)]
+
+    def _current_in(self, rows: list[Document], at: tuple[int, int]) -> list[Document]:
+        """Versions that were current at some time in [low, high): made before its end, and not replaced before its start."""
+        following = [f"{row['rid']}/{row['v'] + 1}" for row in rows if row["ts"] < at[0]]
+        replaced = {d["_id"]: d["ts"] for d in self.history.find({"_id": {"$in": following}}, {"ts": 1})} if following else {}
+        return [
+            row
+            for row in rows
+            if row["ts"] < at[1] and (row["ts"] >= at[0] or replaced.get(f"{row['rid']}/{row['v'] + 1}", at[1]) > at[0])
+        ]
+
+    def kept(self) -> list[str]:
+        """The types that have a collection."""
+        with translated():
+            names = set(self.database.list_collection_names())
+        return sorted(names & set(self.types))
+
+    def more_than(self, type_: str, visible: Visible, limit: int) -> bool:
+        """Whether there are more than so many to look through."""
+        stages: list[Document] = [{"$match": visible.first()}, {"$limit": limit + 1}, {"$count": "n"}]
+        with translated():
+            rows = list(self.database[type_].aggregate(stages))
+        return bool(rows) and rows[0]["n"] > limit
 
     def search(self, query: Asked, visible: Visible, limit: int, after: tuple[Any, ...] | None = None) -> list[Stored]:
-        fields = {"json": 1, "v": 1, "ts": 1, "deleted": 1, "owner": 1, "base": 1, "grants": 1, "o": 1, "g": 1, "sealed": 1}
+        fields = dict.fromkeys(("json", "v", "ts", "deleted", "owner", "base", "grants", "o", "g", "sealed", "c"), 1)
         stages = self._stages(query, visible, after)
         pipeline = [*stages, {"$sort": dict(query.sort)}, {"$limit": limit}, {"$project": fields}]
         with translated():
@@ -180,6 +267,8 @@ class Store:
             )
 
     def _write(self, changes: Changes, session: ClientSession) -> None:
+        for criteria, generation in changes.claims.items():
+            self._claim(criteria, generation, session)
         for (type_, id_), generation in changes.guards.items():
             if (type_, id_) not in changes.writes:
                 self._guard(type_, id_, generation, session)
@@ -197,6 +286,9 @@ class Store:
             self._withdraw(order, key, until, session)
         if changes.orders:
             self.database["orders_to_match"].insert_one({"orders": sorted(changes.orders)}, session=session)
+        if changes.line:
+            ts, text = changes.line
+            self.database["trail"].insert_one({"ts": ts, "line": text}, session=session)
         if changes.writes:
             self.history.insert_many([history_document(write) for write in changes.writes.values()], session=session)
 
@@ -223,6 +315,27 @@ class Store:
         step = {"$set": {"g": generation + 1}}
         if self.database[type_].update_one({"_id": id_, "g": generation}, step, session=session).matched_count == 0:
             raise Conflict("A resource that this rests on was changed by another request meanwhile.")
+
+    def claimed(self, criteria: str) -> int:
+        """How often these criteria of a conditional interaction were acted on; 0 for never, or not for an hour."""
+        with translated():
+            row = self.database["claims"].find_one({"_id": criteria})
+        return int(row["g"]) if row else 0
+
+    def _claim(self, criteria: str, generation: int, session: ClientSession) -> None:
+        """Two conditional interactions by the same criteria meet here: one of them is planned again."""
+        claims, ts = self.database["claims"], self._clock()
+        if generation == 0:
+            claims.insert_one({"_id": criteria, "g": 1, "ts": ts}, session=session)
+            return
+        step = {"$set": {"g": generation + 1, "ts": ts}}
+        if claims.update_one({"_id": criteria, "g": generation}, step, session=session).matched_count == 0:
+            raise Conflict("Another request acted on the same criteria meanwhile.")
+
+    def drop_claims(self, before: int) -> None:
+        """Those that no request can still rest on."""
+        with translated():
+            self.database["claims"].delete_many({"ts": {"$lt": before}})
 
     def _withdraw(self, order: str, key: str, until: int, session: ClientSession) -> None:
         given = list(self.database["shares"].find({"order": order, "key": key}, session=session))
@@ -273,7 +386,11 @@ class Store:
             if type_ not in self._ready:
                 self._create("orders_to_match", [])
                 self._create("shares", [Index((("order", 1),))])
-                self._create("history", [Index((("rid", 1), ("v", -1))), Index((("ts", 1),))])
+                self._create(
+                    "history", [Index((("rid", 1), ("ts", -1))), Index((("ts", -1),)), Index((("type", 1), ("ts", -1)))]
+                )
+                self._create("claims", [])
+                self._create("trail", [])
                 self._create(type_, self._indexes(self.types[type_]))
                 self._ready.add(type_)
 
@@ -300,6 +417,15 @@ class Store:
 
     # ------------------------------------------------------------ audit segments
 
+    def trail(self, limit: int) -> list[Document]:
+        """Lines that writes left, of which no AuditEvent and Provenance was made yet: the first ones."""
+        with translated():
+            return list(self.database["trail"].find({}).sort("_id", 1).limit(limit))
+
+    def drop_trail(self, rows: list[Document]) -> None:
+        with translated():
+            self.database["trail"].delete_many({"_id": {"$in": [row["_id"] for row in rows]}})
+
     def add_segment(self, segment: Document) -> None:
         """A closed piece of the audit trail, idempotent by its ``_id``."""
         with translated():
@@ -312,6 +438,16 @@ class Store:
     def drop_segment(self, id_: str) -> None:
         with translated():
             self.database["audit_segments"].delete_one({"_id": id_})
+
+    def published(self) -> str | None:
+        """The stamp of the definitions that are stored as resources."""
+        with translated():
+            row = self.database["published"].find_one({"_id": "definitions"})
+        return str(row["stamp"]) if row else None
+
+    def set_published(self, stamp: str) -> None:
+        with translated():
+            self.database["published"].replace_one({"_id": "definitions"}, {"stamp": stamp}, upsert=True)
 
     def lease(self, name: str, holder: str, seconds: float) -> bool:
         """Whether ``holder`` has the lease now: it held it, or nobody does any more."""
@@ -340,7 +476,7 @@ def _within_limits(name: str, wanted: list[Index]) -> None:
     if len(wanted) >= MAX_INDEXES:
         raise AssertionError(f"{name} declares {len(wanted)} indexes; MongoDB allows {MAX_INDEXES}, that of _id included")
     for index in wanted:
-        if sum(field.startswith("d.") or field in ("t", "acl", "c", "u") for field, _ in index.keys) > 1:
+        if sum(field[:2] in ("d.", "q.") or field in ("t", "acl", "c", "u") for field, _ in index.keys) > 1:
             raise AssertionError(f"{name}: an index may hold one array")
 
 

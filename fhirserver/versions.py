@@ -75,10 +75,16 @@ class Stored:
     method: str = ""
     generation: int = 0
     sealed: bool = False
+    compartments: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
         return f"{self.type}/{self.id}"
+
+    @property
+    def touched(self) -> tuple[str, str, tuple[str, ...]]:
+        """What the audit is told: the resource, its owner, the patients whose it is."""
+        return self.reference, self.owner, _patients(self.reference, self.compartments)
 
 
 @dataclass(slots=True)
@@ -108,6 +114,16 @@ class Write:
     def reference(self) -> str:
         return f"{self.type}/{self.id}"
 
+    @property
+    def touched(self) -> tuple[str, str, tuple[str, ...]]:
+        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ()))
+
+
+def _patients(reference: str, compartments: Iterable[str]) -> tuple[str, ...]:
+    if reference.startswith("Patient/"):
+        return (reference,)
+    return tuple(one for one in compartments if one.startswith("Patient/"))
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -132,6 +148,8 @@ class Changes:
     guards: dict[Key, int] = field(default_factory=dict)
     orders: set[tuple[str, str]] = field(default_factory=set)
     reserved: set[Key] = field(default_factory=set)
+    claims: dict[str, int] = field(default_factory=dict)
+    line: tuple[int, str] | None = None  # what the audit trail is told, and when
 
     def reserve(self, keys: Iterable[Key]) -> None:
         """Identities that this request will create, so that its resources may refer to each other in any order."""
@@ -161,6 +179,10 @@ class Changes:
         """The commit holds only if nobody wrote or guarded this resource since it was read."""
         self.guards[seen.type, seen.id] = seen.generation
 
+    def claim(self, criteria: str, generation: int) -> None:
+        """The commit holds only if nobody acted on these criteria since they were searched by."""
+        self.claims[criteria] = generation
+
     def __bool__(self) -> bool:
         return bool(self.writes or self.shares or self.withdrawals)
 
@@ -173,7 +195,7 @@ def acl(base: Iterable[str], grants: Iterable[Document], now: int) -> list[str]:
 
 
 def current_document(write: Write, now: int) -> Document:
-    index: Document = write.index if write.data is not None else {"t": [], "d": {}, "o": {}, "c": [], "schema": 0}
+    index: Document = write.index if write.data is not None else {"t": [], "d": {}, "q": {}, "o": {}, "c": [], "schema": 0}
     document: Document = {
         "_id": write.id,
         "v": write.version,
@@ -186,7 +208,7 @@ def current_document(write: Write, now: int) -> Document:
         "g": write.generation,
         "sealed": write.sealed,
         "json": write.json,
-        **{name: index[name] for name in ("t", "d", "o", "c", "schema")},
+        **{name: index[name] for name in ("t", "d", "q", "o", "c", "schema")},
     }
     if index.get("u"):
         document["u"] = [f"{write.owner}|{key}" for key in index["u"]]
@@ -212,7 +234,7 @@ def stored_from(type_: str, d: Document, order: tuple[Any, ...] = ()) -> Stored:
     base, grants = tuple(d["base"]), tuple(d["grants"])
     return Stored(
         type_, d["_id"], d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, grants, order,
-        generation=d["g"], sealed=d["sealed"],
+        generation=d["g"], sealed=d["sealed"], compartments=tuple(d.get("c", ())),
     )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def _stored(ctx: Context, decision: dict[str, Any], reason: Any) -> Write:
 ASSIGN = Operation(
     code="assign",
     type="Task",
-    level="instance",
+    levels=("instance",),
     title="Assign or reassign",
     affects_state=True,
     inputs=(

@@ -92,7 +92,7 @@ def _follow(ctx: Context, t0: Item, status: str) -> None:
 CLAIM = Operation(
     code="claim",
     type="Task",
-    level="instance",
+    levels=("instance",),
     title="Take a reading from the pool, or start and renew a reading",
     affects_state=True,
     inputs=(

@@ -235,7 +235,7 @@ def unmade(task: Document) -> None:
 DISPATCH = Operation(
     code="dispatch",
     type="ServiceRequest",
-    level="instance",
+    levels=("instance",),
     title="Release an order for reading and say where",
     affects_state=True,
     inputs=(

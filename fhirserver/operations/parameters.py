@@ -107,7 +107,7 @@ def answer(operation: Operation, result: Result | Reply, shows: Callable[[Write]
         return result
     result = {name: [v for v in value if shows(v)] if isinstance(value, list) else value for name, value in result.items()}
     writes = [value for value in result.values() if isinstance(value, (Write, Stored))]
-    touched = tuple((write.reference, write.owner) for write in writes)
+    touched = tuple(write.touched for write in writes)
     if set(result) == {"return"} and isinstance(result["return"], Write):
         return Reply(200, result["return"].json, {"ETag": f'W/"{result["return"].version}"'}, touched)
     rows = ",".join(row for name, value in result.items() for row in _rows(name, value))

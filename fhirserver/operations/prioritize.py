@@ -103,7 +103,7 @@ def _due(ctx: Context, task: Document, priority: str) -> str | None:
 PRIORITIZE = Operation(
     code="prioritize",
     type="ServiceRequest",
-    level="instance",
+    levels=("instance",),
     title="Change urgency",
     affects_state=True,
     inputs=(

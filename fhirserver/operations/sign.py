@@ -247,7 +247,7 @@ def _proven(ctx: Context, t0: Item, told: list[Write], signature: Document | Non
 SIGN = Operation(
     code="sign",
     type="DiagnosticReport",
-    level="instance",
+    levels=("instance",),
     title="Sign the final report",
     affects_state=True,
     inputs=(

@@ -121,7 +121,7 @@ def _items(questions: list[Document]) -> list[Document]:
 START_REPORT = Operation(
     code="start-report",
     type="Task",
-    level="instance",
+    levels=("instance",),
     title="Open a report",
     affects_state=True,
     inputs=(Parameter("template", "canonical", documentation="one that the facility allows"),),

@@ -155,7 +155,7 @@ def _answer(ctx: Context, rows: list[Item], everything: list[Item], asked: Pairs
     }
     body = dumps(head)[:-1] + (f',"entry":[{",".join(entries)}]' if entries else "") + "}"
     shown = [*(row.stored for row in rows), *included]
-    return Reply(200, body, touched=tuple((s.reference, s.owner) for s in shown))
+    return Reply(200, body, touched=tuple(s.touched for s in shown))
 
 
 def _included(ctx: Context, row: Item) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _entry(ctx: Context, stored: Stored, json: str, mode: str, score: float | No
 WORKLIST = Operation(
     code="worklist",
     type="Task",
-    level="type",
+    levels=("type",),
     title="Role-aware, ranked worklist",
     affects_state=False,
     inputs=(

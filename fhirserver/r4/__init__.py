@@ -15,7 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element: its JSON key, FHIR type, cardinality, the codes a required binding allows, reference targets, choice."""
+    """One element: its JSON key, FHIR type, cardinality, the codes a required binding allows and their systems, reference
+    targets, choice, and whether a summary has it."""
 
     key: str
     type: str
@@ -24,6 +25,8 @@ class Element:
     codes: frozenset[str] | None
     targets: frozenset[str] | None
     choice: str | None
+    summary: bool = False
+    systems: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -61,9 +64,10 @@ def structure(name: str) -> Structure | None:
         return None
     inherited = structure(row["base"]) if row["base"] else None
     elements = dict(inherited.elements) if inherited else {}
-    for key, (type_, low, many, bound, targets, choice) in row["elements"].items():
-        allowed = codes(bound) if bound else None
-        elements[key] = Element(key, type_, low, bool(many), allowed, frozenset(targets) if targets else None, choice)
+    for key, (type_, low, many, bound, targets, choice, summary) in row["elements"].items():
+        allowed, systems = (codes(bound), tuple(_table("elements")["#systems"][bound])) if bound else (None, ())
+        aims = frozenset(targets) if targets else None
+        elements[key] = Element(key, type_, low, bool(many), allowed, aims, choice, bool(summary), systems)
     choices: dict[str, list[str]] = {}
     required: dict[str, list[str]] = {}
     for element in elements.values():
@@ -87,8 +91,14 @@ def is_resource(name: str) -> bool:
     return bool(row and row["kind"] == "resource" and not row.get("abstract"))
 
 
+@cache
+def resource_types() -> tuple[str, ...]:
+    """All that can be stored, in the order of the alphabet."""
+    return tuple(sorted(name for name in _table("elements") if not name.startswith("#") and is_resource(name)))
+
+
 def search_parameters(type_: str) -> dict[str, list[Any]]:
-    """Code -> [kind, FHIRPath expression, targets, id]."""
+    """Code -> [kind, FHIRPath expression, targets, id, components]."""
     return dict(_table("search_parameters").get(type_, {}))
 
 

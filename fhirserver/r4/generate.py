@@ -74,7 +74,7 @@ def read_package(data: bytes) -> dict[str, Definition]:
 
 
 def elements(definitions: dict[str, Definition]) -> dict[str, Any]:
-    """Type or backbone path -> {kind, base, regex, elements: {name: [type, min, many, codes, targets, choice]}}."""
+    """Type or backbone path -> {kind, base, regex, elements: {name: [type, min, many, codes, targets, choice, summary]}}."""
     table: dict[str, Any] = {}
     codes = CodeSets(definitions)
     for structure in definitions.values():
@@ -84,6 +84,7 @@ def elements(definitions: dict[str, Definition]) -> dict[str, Any]:
             continue
         _structure(structure, table, codes)
     table["#codes"] = codes.sets
+    table["#systems"] = codes.systems
     return table
 
 
@@ -122,8 +123,9 @@ def _primitive_regex(structure: Definition) -> str | None:
 
 def _element(element: Definition, path: str, leaf: str, codes: CodeSets) -> dict[str, list[Any]]:
     low, many = element.get("min", 0), 1 if element.get("max") == "*" else 0
+    summary = 1 if element.get("isSummary") else 0
     if "contentReference" in element:
-        return {leaf: [element["contentReference"].lstrip("#"), low, many, None, None, None]}
+        return {leaf: [element["contentReference"].lstrip("#"), low, many, None, None, None, summary]}
     binding = element.get("binding", {})
     required = codes.name(binding.get("valueSet")) if binding.get("strength") == "required" else None
     rows: dict[str, list[Any]] = {}
@@ -133,7 +135,7 @@ def _element(element: Definition, path: str, leaf: str, codes: CodeSets) -> dict
         targets = sorted(t.removeprefix(FHIR) for t in type_.get("targetProfile", [])) or None
         bound = required if code in ("code", "Coding", "CodeableConcept") else None
         key = choice + code[0].upper() + code[1:] if choice else leaf
-        rows[key] = [code, low, many, bound, targets, choice]
+        rows[key] = [code, low, many, bound, targets, choice, summary]
     return rows
 
 
@@ -155,6 +157,7 @@ class CodeSets:
     def __init__(self, definitions: dict[str, Definition]) -> None:
         self.definitions = definitions
         self.sets: dict[str, list[str]] = {}
+        self.systems: dict[str, list[str]] = {}
 
     def name(self, canonical: str | None) -> str | None:
         if canonical is None:
@@ -165,6 +168,8 @@ class CodeSets:
             if not expanded:
                 return None
             self.sets[name] = sorted(expanded)
+            includes = self.definitions[canonical.split("|")[0]]["compose"]["include"]
+            self.systems[name] = sorted({include["system"] for include in includes if "system" in include})
         return name
 
     def _expand(self, url: str) -> set[str] | None:
@@ -208,7 +213,10 @@ def _concepts(concepts: list[Definition]) -> list[str]:
 
 
 def search_parameters(definitions: dict[str, Definition]) -> dict[str, Any]:
-    """Type -> {code: [kind, expression, targets, id]}; the expression holds only this type's branches of the union."""
+    """Type -> {code: [kind, expression, targets, id, components]}; the expression holds only this type's branches of the union.
+
+    ``components`` of a composite are [kind, expression from there].
+    """
     table: dict[str, dict[str, Any]] = {}
     for parameter in definitions.values():
         if parameter["resourceType"] != "SearchParameter" or NOT_OFFICIAL.search(parameter["id"]):
@@ -219,8 +227,18 @@ def search_parameters(definitions: dict[str, Definition]) -> dict[str, Any]:
             expression = " | ".join(b for b in branches(parameter["expression"]) if _of(base, b))
             if expression:
                 targets = sorted(parameter.get("target", [])) or None
-                table.setdefault(base, {})[parameter["code"]] = [parameter["type"], expression, targets, parameter["id"]]
+                row = [parameter["type"], expression, targets, parameter["id"], _components(parameter, definitions)]
+                table.setdefault(base, {})[parameter["code"]] = row
     return table
+
+
+def _components(parameter: Definition, definitions: dict[str, Definition]) -> list[list[str]] | None:
+    """(R4 gives the two components of DocumentReference-relationship each other's definition.)"""
+    rows = parameter.get("component", ())
+    found = [[definitions[row["definition"]]["type"], row["expression"]] for row in rows]
+    if parameter["id"] == "DocumentReference-relationship":
+        found = [["token", "code"], ["reference", "target"]]
+    return found or None
 
 
 def branches(expression: str) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 from fhirserver.definitions import ResourceType
 
 
-def _everyone(owner: str, _: dict[str, Any]) -> list[str]:
+def everyone(owner: str, _: dict[str, Any]) -> list[str]:
+    """The organisation, and whoever is signed in."""
     return [f"org/{owner}", "*"]
 
 
@@ -24,8 +25,9 @@ def _both_organizations(owner: str, role: dict[str, Any]) -> list[str]:
 # Licences, privileges and agreements are nobody's to give to themselves.
 _WRITERS = ("administrator",)
 
-PRACTITIONER = ResourceType("Practitioner", sorts=("family",), base_keys=_everyone, writers=_WRITERS)
+PRACTITIONER = ResourceType("Practitioner", sorts=("family",), base_keys=everyone, writers=_WRITERS)
 PRACTITIONER_ROLE = ResourceType("PractitionerRole", sorts=("date",), base_keys=_both_organizations, writers=_WRITERS)
-ORGANIZATION = ResourceType("Organization", sorts=("name",), base_keys=_everyone, writers=_WRITERS)
-ORGANIZATION_AFFILIATION = ResourceType("OrganizationAffiliation", sorts=("date",), base_keys=_everyone, writers=_WRITERS)
-ENDPOINT = ResourceType("Endpoint", sorts=("name",), base_keys=_everyone, writers=_WRITERS)
+ORGANIZATION = ResourceType("Organization", sorts=("name",), base_keys=everyone, writers=_WRITERS)
+ORGANIZATION_AFFILIATION = ResourceType("OrganizationAffiliation", sorts=("date",), base_keys=everyone, writers=_WRITERS)
+LOCATION = ResourceType("Location", sorts=("name",), base_keys=everyone, writers=_WRITERS)
+ENDPOINT = ResourceType("Endpoint", sorts=("name",), base_keys=everyone, writers=_WRITERS)

@@ -3,10 +3,20 @@
 https://hl7.org/fhir/R4/patient.html
 """
 
-from fhirserver.definitions import ResourceType
+from fhirserver.definitions import ResourceType, SearchParam
 
 PATIENT = ResourceType(
     "Patient",
+    search=tuple(
+        SearchParam(
+            kind,
+            "reference",
+            f"Patient.link.where(type='{kind}').other",
+            ("Patient", "RelatedPerson"),
+            f"urn:fhirserver:SearchParameter:Patient-{kind}",
+        )
+        for kind in ("replaced-by", "replaces")
+    ),
     sorts=("family", "birthdate"),
     writers=("clerk", "referrer", "dispatcher"),
     referrers=(

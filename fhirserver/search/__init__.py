@@ -8,6 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from fhirserver.search import date, reference, string, token, uri
+from fhirserver.search import composite, date, number, quantity, reference, special, string, token, uri
 
-KINDS: Mapping[str, ModuleType] = {"token": token, "string": string, "date": date, "reference": reference, "uri": uri}
+KINDS: Mapping[str, ModuleType] = {
+    "token": token,
+    "string": string,
+    "date": date,
+    "reference": reference,
+    "uri": uri,
+    "number": number,
+    "quantity": quantity,
+    "composite": composite,
+    "special": special,
+}

@@ -20,5 +20,38 @@ class Clause:
     def second(self) -> Filter:
         return self.exact if self.exact is not None else self.flat
 
+    @property
+    def leads(self) -> bool:
+        """Whether an index serves the flat part."""
+        return self.weight < NEGATIVE
 
-IDENTIFYING, REFERRING, TEXT, DATED, CODED, NEGATIVE = range(6)
+
+IDENTIFYING, REFERRING, TEXT, DATED, CODED, PRESENT, NEGATIVE = range(7)
+# What no resource has
+NOTHING = Clause({"t": {"$in": []}}, IDENTIFYING - 1)
+
+
+def either(clauses: list[Clause]) -> Clause:
+    """One of several: each alternative by its own index, and exactly in the second stage."""
+    if len(clauses) == 1:
+        return clauses[0]
+    exact = {"$or": [clause.second for clause in clauses]}
+    if all(clause.leads for clause in clauses):
+        return Clause({"$or": [clause.flat for clause in clauses]}, max(clause.weight for clause in clauses), exact)
+    return Clause(exact, NEGATIVE)
+
+
+def prefixed(start: str) -> Filter:
+    """Some tag begins so."""
+    return {"$elemMatch": {"$gte": start, "$lt": f"{start}\uffff"}}
+
+
+def missing(code: str, kind: str, wanted: bool) -> Clause:
+    """``:missing``: no value, or some value. https://hl7.org/fhir/R4/search.html#modifiers"""
+    if kind in ("date", "number", "quantity", "special"):
+        field = f"{'d' if kind == 'date' else 'q'}.{code}"
+        return Clause({field: {"$exists": not wanted}}, NEGATIVE)
+    marks = [f"{code}~"] if kind == "string" else [f"{code}="] if kind == "uri" else [f"{code}=", f"{code}:"]
+    if wanted:
+        return Clause({"$nor": [{"t": prefixed(mark)} for mark in marks]}, NEGATIVE)
+    return either([Clause({"t": {"$gte": mark, "$lt": f"{mark}\uffff"}}, PRESENT, {"t": prefixed(mark)}) for mark in marks])

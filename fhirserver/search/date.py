@@ -12,10 +12,10 @@ from typing import Any
 from fhirserver.errors import BadRequest
 from fhirserver.moments import span
 from fhirserver.primitives import is_datetime
-from fhirserver.search.clause import DATED, Clause
+from fhirserver.search.clause import DATED, NEGATIVE, Clause, Filter, either
 
 MODIFIERS: tuple[str, ...] = ()
-FIRST, LAST = -(2**53), 2**53
+FIRST, LAST, DAY = -(2**53), 2**53, 86_400_000
 _PREFIX = re.compile(r"(eq|ne|lt|gt|le|ge|sa|eb|ap)?([0-9].*)")
 _MINUTES = re.compile(r"(.{10}T\d\d:\d\d)(Z|[+-]\d\d:\d\d)?")
 
@@ -35,11 +35,26 @@ def entries(code: str, type_: str, value: Any) -> Iterator[tuple[int, int]]:
 
 
 def where(code: str, modifier: str | None, values: list[str], lead: bool) -> Clause:
-    asked = [bounds(code, value) for value in values]
-    clauses = [clause(f"d.{code}", prefix, low, high) for prefix, low, high in asked]
-    if len(clauses) == 1:
-        return clauses[0]
-    return Clause({"$or": [c.second for c in clauses]}, DATED + 10)
+    return either([clause(f"d.{code}", *bounds(code, value)) for value in values])
+
+
+def updated(value: str) -> Clause:
+    """``_lastUpdated``: an instant, kept to the millisecond."""
+    prefix, low, high = bounds("_lastUpdated", value)
+    if prefix == "ap":
+        tolerance = max(high - low, DAY)
+        prefix, low, high = "eq", low - tolerance, high + tolerance
+    compared: dict[str, Filter] = {
+        "eq": {"$gte": low, "$lt": high},
+        "ne": {"$not": {"$gte": low, "$lt": high}},
+        "gt": {"$gte": high},
+        "sa": {"$gte": high},
+        "ge": {"$gte": low},
+        "lt": {"$lt": low},
+        "eb": {"$lt": low},
+        "le": {"$lt": high},
+    }
+    return Clause({"ts": compared[prefix]}, NEGATIVE if prefix == "ne" else DATED)
 
 
 def bounds(code: str, value: str) -> tuple[str, int, int]:
@@ -64,10 +79,10 @@ def clause(field: str, prefix: str, low: int, high: int) -> Clause:
     if prefix in ("eq", "ne"):
         element = {"l": {"$gte": low}, "h": {"$lte": high}}
         if prefix == "ne":
-            return Clause({field: {"$not": {"$elemMatch": element}}, start: {"$exists": True}}, DATED + 10)
+            return Clause({field: {"$not": {"$elemMatch": element}}, start: {"$exists": True}}, NEGATIVE)
         return Clause({start: {"$gte": low, "$lt": high}}, DATED, {field: {"$elemMatch": element}})
     if prefix == "ap":
-        tolerance = max((high - low), 86_400_000)
+        tolerance = max(high - low, DAY)
         low, high = low - tolerance, high + tolerance
         element = {"l": {"$lt": high}, "h": {"$gt": low}}
         return Clause({start: {"$lt": high}}, DATED, {field: {"$elemMatch": element}})

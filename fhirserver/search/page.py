@@ -12,10 +12,11 @@ from urllib.parse import urlencode
 from fhirserver.errors import BadRequest, outcome
 from fhirserver.messages import Context
 from fhirserver.search.query import DEFAULT_COUNT, Query
+from fhirserver.shape import Shape
 from fhirserver.validation import dumps, instant
 from fhirserver.versions import Stored
 
-_STATUS = {"POST": "201", "PUT": "200", "DELETE": "204"}
+_STATUS = {"POST": "201", "PUT": "200", "PATCH": "200", "DELETE": "204"}
 
 __all__ = ["DEFAULT_COUNT", "counted", "history", "opened", "searchset"]
 
@@ -29,28 +30,34 @@ def opened(ctx: Context, cursor: str, fingerprint: str) -> dict[str, Any]:
 
 
 def searchset(
-    ctx: Context, query: Query, matches: list[Stored], included: list[Stored], total: int | None,
-    cursor: dict[str, Any] | None, fingerprint: str,
+    ctx: Context, path: str, query: Query, used: list[tuple[str, str]], matches: list[Stored], included: list[Stored],
+    total: int | None, cursor: dict[str, Any] | None, fingerprint: str,
 ) -> str:  # fmt: skip
-    entries = [_entry(ctx, row, "match") for row in matches] + [_entry(ctx, row, "include") for row in included]
+    shape = Shape.of(used)
+    entries = [_entry(ctx, row, "match", shape) for row in matches] + [_entry(ctx, row, "include", shape) for row in included]
     if query.warnings:
-        entries.append(f'{{"resource":{dumps(outcome(query.warnings))},"search":{{"mode":"outcome"}}}}')
+        entries.append(_warned(query))
     following = None
     if cursor is not None:
-        following = [(n, v) for n, v in query.used if n != "_cursor"] + [("_cursor", ctx.seal(cursor | {"f": fingerprint}))]
-    return _bundle(ctx, "searchset", query.type.name, query.used, following, total, entries)
+        following = [(n, v) for n, v in used if n != "_cursor"] + [("_cursor", ctx.seal(cursor | {"f": fingerprint}))]
+    return _bundle(ctx, "searchset", path, used, following, total, entries)
 
 
-def counted(ctx: Context, query: Query, total: int) -> str:
-    entries = [f'{{"resource":{dumps(outcome(query.warnings))},"search":{{"mode":"outcome"}}}}'] if query.warnings else []
-    return _bundle(ctx, "searchset", query.type.name, query.used, None, total, entries)
+def counted(ctx: Context, path: str, query: Query, used: list[tuple[str, str]], total: int) -> str:
+    return _bundle(ctx, "searchset", path, used, None, total, [_warned(query)] if query.warnings else [])
 
 
-def history(ctx: Context, path: str, rows: list[Stored], count: int, cursor: dict[str, Any] | None, fingerprint: str) -> str:
-    following = None
+def _warned(query: Query) -> str:
+    return f'{{"resource":{dumps(outcome(query.warnings))},"search":{{"mode":"outcome"}}}}'
+
+
+def history(
+    ctx: Context, path: str, used: list[tuple[str, str]], rows: list[Stored], cursor: dict[str, Any] | None, fingerprint: str
+) -> str:
+    shape, following = Shape.of(used), None
     if cursor is not None:
-        following = [("_count", str(count)), ("_cursor", ctx.seal(cursor | {"f": fingerprint}))]
-    return _bundle(ctx, "history", path, [], following, None, [_version(ctx, row) for row in rows])
+        following = [(n, v) for n, v in used if n != "_cursor"] + [("_cursor", ctx.seal(cursor | {"f": fingerprint}))]
+    return _bundle(ctx, "history", path, used, following, None, [_version(ctx, row, shape) for row in rows])
 
 
 def _bundle(
@@ -68,19 +75,19 @@ def _bundle(
 
 
 def _url(ctx: Context, path: str, pairs: list[tuple[str, str]]) -> str:
-    return f"{ctx.base}/{path}" + (f"?{urlencode(pairs)}" if pairs else "")
+    return (f"{ctx.base}/{path}" if path else ctx.base) + (f"?{urlencode(pairs)}" if pairs else "")
 
 
-def _entry(ctx: Context, row: Stored, mode: str) -> str:
-    return f'{{"fullUrl":"{ctx.base}/{row.reference}","resource":{row.json},"search":{{"mode":"{mode}"}}}}'
+def _entry(ctx: Context, row: Stored, mode: str, shape: Shape) -> str:
+    return f'{{"fullUrl":"{ctx.base}/{row.reference}","resource":{shape.shaped(row.json)},"search":{{"mode":"{mode}"}}}}'
 
 
-def _version(ctx: Context, row: Stored) -> str:
+def _version(ctx: Context, row: Stored, shape: Shape) -> str:
     url = row.reference if row.method != "POST" else row.type
     told = {"method": row.method, "url": url}
     status = "201" if row.version == 1 else _STATUS[row.method]
     answer = {"status": status, "etag": f'W/"{row.version}"', "lastModified": _when(row)}
-    resource = "" if row.deleted else f'"resource":{row.json},'
+    resource = "" if row.deleted else f'"resource":{shape.shaped(row.json)},'
     return f'{{"fullUrl":"{ctx.base}/{row.reference}",{resource}"request":{dumps(told)},"response":{dumps(answer)}}}'
 
 

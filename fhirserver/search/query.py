@@ -1,4 +1,4 @@
-"""Query string -> Query; resource -> index entries. Both read the same parameters, so they cannot disagree.
+"""Query string -> Query: what is asked, as clauses for the index, and how the answer is to look.
 
 https://hl7.org/fhir/R4/search.html
 """
@@ -6,143 +6,49 @@ https://hl7.org/fhir/R4/search.html
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from fhirserver import r4
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BadRequest, Issue, Unsupported
 from fhirserver.primitives import is_id
-from fhirserver.search import KINDS, date, string
-from fhirserver.search.clause import IDENTIFYING, NEGATIVE, REFERRING, Clause, Filter
-from fhirserver.search.paths import compiled
-from fhirserver.store import Index
+from fhirserver.search import KINDS, chains, composite, date, special, terminology
+from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause, Filter, either, missing
+from fhirserver.search.lookup import NO_LOOKUP, Lookup
+from fhirserver.search.parameters import LEFT_OUT, code_of, parameter, parameters, systems
+from fhirserver.search.values import divided, escaped, split
 
 Pairs = Iterable[tuple[str, str]]
-# Resolves a chain: (target type, pairs) -> logical ids that this caller may see
-Chain = Callable[[str, list[tuple[str, str]]], list[str]]
 
-SCHEMA = 1
 DEFAULT_COUNT, MAX_COUNT = 20, 1000
-_CANONICAL = "http://hl7.org/fhir/SearchParameter/"
-_LAST_TEXT = "\uffff"
-_COMMON = ("_profile", "_security", "_source", "_tag")
-
-
-@cache
-def parameters(type_: ResourceType) -> dict[str, SearchParam]:
-    """Those of the type's parameters that this server serves: the standard's that compile, and our own."""
-    rows = r4.search_parameters("Resource") | r4.search_parameters("DomainResource") | r4.search_parameters(type_.name)
-    standard = {
-        code: SearchParam(code, kind, expression, tuple(targets or ()) or None, _CANONICAL + id_)
-        for code, (kind, expression, targets, id_) in rows.items()
-        if kind in KINDS and code not in type_.left_out and (not code.startswith("_") or code in _COMMON)
-    }
-    own = {parameter.code: parameter for parameter in type_.search}
-    return {code: p for code, p in (standard | own).items() if compiled(type_.name, p.expression)}
-
-
-@cache
-def _spellings(type_: ResourceType) -> dict[str, str]:
-    own = {alias: p.code for p in type_.search for alias in p.aliases}
-    return {code: code for code in parameters(type_)} | own | dict(type_.aliases)
-
-
-def parameter(type_: ResourceType, name: str) -> SearchParam | None:
-    return parameters(type_).get(_spellings(type_).get(name, ""))
-
-
-def values(type_: ResourceType, code: str, data: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(FHIR type, value) of everything that a parameter points at."""
-    accessor = compiled(type_.name, parameters(type_)[code].expression)
-    assert accessor is not None
-    return accessor(data)
-
-
-def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str, Any]:
-    """A resource's index entries: tags ``t``, date ranges ``d``, sort scalars ``o``, compartments ``c``, unique keys ``u``.
-
-    A reference that begins with this server's ``base`` is indexed as a relative one.
-    """
-    tags: dict[str, None] = {}
-    dates: dict[str, list[dict[str, int]]] = {}
-    for code, param in parameters(type_).items():
-        found = values(type_, code, data)
-        if not found:
-            continue
-        if param.kind == "date":
-            spans = [span for fhir_type, value in found for span in date.entries(code, fhir_type, value)]
-            if spans:
-                dates[code] = [{"l": low, "h": high} for low, high in spans]
-        else:
-            kind = KINDS[param.kind]
-            tags.update(dict.fromkeys(tag for fhir_type, value in found for tag in kind.entries(code, fhir_type, value)))
-    scalars = {code: _scalar(type_, code, data, dates) for code in type_.sorts}
-    if base:
-        tags = dict.fromkeys(tag.replace(f"={base}/", "=", 1) for tag in tags)
-    return {
-        "t": list(tags),
-        "d": dates,
-        "o": scalars,
-        "c": _compartments(type_, data),
-        "u": type_.unique(data),
-        "schema": SCHEMA,
-    }
-
-
-def _scalar(type_: ResourceType, code: str, data: dict[str, Any], dates: dict[str, list[dict[str, int]]]) -> int | str:
-    """The value to sort by; what is missing sorts as the greatest."""
-    param = parameters(type_)[code]
-    if param.kind == "date":
-        return min((span["l"] for span in dates.get(code, ())), default=date.LAST)
-    found = values(type_, code, data)
-    if code in type_.ranks:
-        ranks = type_.ranks[code]
-        return min((ranks.get(value, len(ranks)) for _, value in found), default=len(ranks))
-    return min((string.fold(text) for fhir_type, value in found for text in string.texts(fhir_type, value)), default=_LAST_TEXT)
-
-
-def _compartments(type_: ResourceType, data: dict[str, Any]) -> list[str]:
-    served = parameters(type_)
-    codes = [code for code in r4.compartment_parameters("Patient", type_.name) if code in served]
-    found = {value.get("reference") for code in codes for kind, value in values(type_, code, data) if kind == "Reference"}
-    return sorted(reference for reference in found if reference and reference.startswith("Patient/"))
-
-
-def indexes(type_: ResourceType) -> list[Index]:
-    """One for all tags, one for "mine, newest first", two a date, one a sort offered, one for the unique keys."""
-    dates = [p.code for p in parameters(type_).values() if p.kind == "date"]
-    return [
-        Index((("t", 1), ("ts", -1), ("_id", 1))),
-        Index((("acl", 1), ("ts", -1))),
-        Index((("ts", -1),)),
-        Index((("u", 1),), unique=True),
-        *(Index(((f"d.{code}.{end}", 1),)) for code in dates for end in "lh"),
-        *(Index(((f"o.{code}", 1),)) for code in type_.sorts),
-    ]
-
-
-# ---------------------------------------------------------------- asking
+SUMMARIES = ("true", "text", "data", "count", "false")
+# Parameters of the request as such: they belong to the HTTP edge
+GENERAL = ("_format", "_pretty")
 
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """_include or _revinclude: ``source:parameter[:target]``."""
+    """_include or _revinclude: ``source:parameter[:target]``; ``*`` is every parameter; ``iterate``: of what is included too."""
 
     source: str
     code: str
     target: str | None
+    iterate: bool = False
 
 
 @dataclass(slots=True)
 class Query:
-    """A search, understood. ``used`` are the parameters that took part, for a truthful self link."""
+    """A search, understood. ``used`` are the parameters that took part, for a truthful self link.
+
+    ``sort`` are columns; where ``by`` names other parameters, rows are sorted by those in memory.
+    """
 
     type: ResourceType
     clauses: list[Clause] = field(default_factory=list)
     sort: list[tuple[str, int]] = field(default_factory=list)
+    by: list[tuple[str, int]] = field(default_factory=list)
     count: int = DEFAULT_COUNT
     cursor: str | None = None
     includes: list[Include] = field(default_factory=list)
@@ -152,24 +58,32 @@ class Query:
     used: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
 
+    @property
+    def leading(self) -> Clause | None:
+        """The most selective clause that an index serves."""
+        return min((clause for clause in self.clauses if clause.leads), key=lambda clause: clause.weight, default=None)
+
     def stages(self) -> tuple[Filter, list[Filter]]:
         """A flat first stage led by the most selective clause, and the rest for a second stage."""
-        ordered = sorted(self.clauses, key=lambda clause: clause.weight)
-        if not ordered or any(key.startswith("$") for key in ordered[0].flat) or "$nin" in str(ordered[0].flat):
-            return {}, [clause.second for clause in ordered]
-        lead = ordered[0]
-        rest = [clause.second for clause in ordered[1:]]
+        lead = self.leading
+        if lead is None:
+            return {}, [clause.second for clause in self.clauses]
+        rest = [clause.second for clause in self.clauses if clause is not lead]
         return lead.flat, ([lead.exact, *rest] if lead.exact else rest)
 
+    @property
+    def scans(self) -> bool:
+        """Whether it asks for something, and no index serves any of it."""
+        return bool(self.clauses) and self.leading is None
 
-def parse(type_: ResourceType, pairs: Pairs, lenient: bool, chain: Chain) -> Query:
+
+def parse(type_: ResourceType, pairs: Pairs, lenient: bool = False, lookup: Lookup = NO_LOOKUP) -> Query:
     """Errors: 400 for a parameter that is unknown or not served (a warning when lenient), or a value that is not one."""
     query = Query(type_)
     for name, value in pairs:
         try:
-            known = _control(query, name, value) or _search(query, name, value, chain)
-            if not known:
-                raise Unsupported(f"{type_.name} has no search parameter of this name here: {_plain(name)}.", _plain(name))
+            if not (_control(query, name, value) or _search(query, name, value, lookup)):
+                raise _unknown(type_, name)
             query.used.append((name, value))
         except Unsupported as error:
             if not lenient:
@@ -184,7 +98,7 @@ def parse(type_: ResourceType, pairs: Pairs, lenient: bool, chain: Chain) -> Que
 
 def plain(type_: ResourceType, *pairs: tuple[str, str]) -> Query:
     """A query of the server's own, without chains."""
-    return parse(type_, pairs, False, lambda *_: [])
+    return parse(type_, pairs)
 
 
 def tagged(type_: ResourceType, *tags: str) -> Query:
@@ -201,131 +115,159 @@ def whole_number(text: str, name: str) -> int:
     return int(text)
 
 
-def _plain(name: str) -> str:
-    return (
-        name if len(name) <= 64 and name.replace("-", "").replace("_", "").replace(":", "").replace(".", "").isalnum() else "?"
-    )
+def _unknown(type_: ResourceType, name: str) -> Unsupported:
+    told = chains.shown(name)
+    if name in LEFT_OUT:
+        return Unsupported(f"{told} is not served: {LEFT_OUT[name]}.", told)
+    return Unsupported(f"{type_.name} has no search parameter of this name here: {told}.", told)
+
+
+# ---------------------------------------------------------------- how the answer is to look
 
 
 def _control(query: Query, name: str, value: str) -> bool:
     """The parameters that shape the answer rather than choose from it."""
-    match name:
+    stem, _, modifier = name.partition(":")
+    match stem:
         case "_count":
             query.count = min(whole_number(value, "_count"), MAX_COUNT)
             query.only_count = query.only_count or query.count == 0
         case "_sort":
-            query.sort = [_sort(query.type, key) for key in value.split(",")]
+            _sort(query, value)
         case "_include" | "_revinclude":
-            (query.includes if name == "_include" else query.revincludes).append(_include(value))
+            if modifier not in ("", "iterate", "recurse"):
+                raise Unsupported(f"{stem} has the modifier :iterate.", stem)
+            (query.includes if stem == "_include" else query.revincludes).append(_include(query, stem, value, bool(modifier)))
         case "_total":
             if value not in ("none", "estimate", "accurate"):
                 raise BadRequest("_total is none, estimate or accurate.", "_total")
             query.accurate_total = value != "none"
         case "_summary":
-            if value not in ("count", "false"):
-                raise Unsupported("_summary is served as count or false.", "_summary")
-            query.only_count = value == "count"
-        case "_format" | "_pretty":
-            pass
+            if value not in SUMMARIES:
+                raise BadRequest(f"_summary is one of {', '.join(SUMMARIES)}.", "_summary")
+            query.only_count = query.only_count or value == "count"
+        case "_elements":
+            if not all(re.fullmatch(r"(\w+\.)*\w+", name) for name in value.split(",")):
+                raise BadRequest("_elements is a list of element names.", "_elements")
         case "_cursor":
             query.cursor = value
         case _:
-            return False
-    return True
+            return name in GENERAL
+    return not modifier or stem in ("_include", "_revinclude")
 
 
-def _sort(type_: ResourceType, key: str) -> tuple[str, int]:
-    direction, name = (-1, key[1:]) if key.startswith("-") else (1, key)
-    if name in ("_lastUpdated", "_id"):
-        return ("ts" if name == "_lastUpdated" else "_id"), direction
-    code = _spellings(type_).get(name, name)
-    if code not in type_.sorts:
-        offered = ", ".join(("_id", "_lastUpdated", *type_.sorts))
-        raise Unsupported(f"{type_.name} can be sorted by {offered}.", "_sort")
-    return f"o.{code}", direction
+def _sort(query: Query, value: str) -> None:
+    """By columns where every key has one; else by values in memory, as far as that goes."""
+    keys = [(key[1:], -1) if key.startswith("-") else (key, 1) for key in value.split(",")]
+    served = parameters(query.type)
+    codes = [(code_of(query.type, name), direction) for name, direction in keys]
+    for code, _ in codes:
+        if code not in ("_id", "_lastUpdated") and (
+            code not in served or served[code].kind == "composite" or code in query.type.pending
+        ):
+            raise Unsupported(f"{query.type.name} cannot be sorted by {chains.shown(code)}.", "_sort")
+    columns = {"_id": "_id", "_lastUpdated": "ts"} | {code: f"o.{code}" for code in query.type.sorts}
+    if all(code in columns for code, _ in codes):
+        query.sort = [(columns[code], direction) for code, direction in codes]
+    else:
+        query.by = codes
 
 
-def _include(value: str) -> Include:
+def _include(query: Query, name: str, value: str, iterate: bool) -> Include:
+    if value == "*":
+        return Include(query.type.name if name == "_include" else "*", "*", None, iterate)
     parts = value.split(":")
     if not 2 <= len(parts) <= 3 or not all(parts):
-        raise BadRequest("An include is Type:parameter or Type:parameter:TargetType.", "_include")
-    return Include(parts[0], parts[1], parts[2] if len(parts) == 3 else None)
+        raise BadRequest("An include is Type:parameter or Type:parameter:TargetType.", name)
+    return Include(parts[0], parts[1], parts[2] if len(parts) == 3 else None, iterate)
 
 
-def _search(query: Query, name: str, value: str, chain: Chain) -> bool:
-    if name == "_id":
-        ids = value.split(",")
-        if not all(is_id(one) for one in ids):
-            raise BadRequest("_id is a logical id.", "_id")
-        query.clauses.append(Clause({"_id": {"$in": ids}}, IDENTIFYING - 1))
-        return True
-    if name == "_lastUpdated":
-        clauses = [_last_updated(one) for one in value.split(",")]
-        either = Clause({"$or": [clause.flat for clause in clauses]}, NEGATIVE)
-        query.clauses.append(clauses[0] if len(clauses) == 1 else either)
-        return True
-    if "." in name:
-        return _chained(query, name, value, chain)
-    stem, _, modifier = name.partition(":")
-    param = parameter(query.type, stem)
-    if param is None:
-        return False
-    kind = KINDS[param.kind]
+# ---------------------------------------------------------------- what is asked for
+
+
+def _search(query: Query, name: str, value: str, lookup: Lookup) -> bool:
+    type_ = query.type
+    match name:
+        case "_id":
+            ids = split(value, ",")
+            if not all(is_id(one) for one in ids):
+                raise BadRequest("_id is a logical id.", "_id")
+            query.clauses.append(Clause({"_id": {"$in": ids}}, IDENTIFYING - 1))
+        case "_lastUpdated":
+            query.clauses.append(either([date.updated(one) for one in split(value, ",")]))
+        case "_list":
+            query.clauses.append(chains.listed(type_, value, lookup))
+        case _ if name.startswith("_has:"):
+            query.clauses.append(chains.reverse(type_, name, value, lookup))
+        case _ if "." in name:
+            clause = chains.forward(type_, name, value, lookup)
+            if clause is None:
+                return False
+            query.clauses.append(clause)
+        case _:
+            stem, _, modifier = name.partition(":")
+            param = parameter(type_, stem)
+            if param is None:
+                return False
+            query.clauses.append(clause_of(type_, param, modifier, value, lookup))
+    return True
+
+
+def clause_of(type_: ResourceType, param: SearchParam, modifier: str, value: str, lookup: Lookup) -> Clause:
+    """One parameter with its modifier and value."""
+    code, kind = param.code, KINDS[param.kind]
+    if code in type_.pending:
+        raise Unsupported(
+            f"{code} is being indexed; ask again when that is done: fhirserver reindex shows how far it is.", code
+        )
+    if modifier == "missing":
+        if value not in ("true", "false"):
+            raise BadRequest(f"{code}:missing is true or false.", code)
+        return missing(code, param.kind, value == "true")
     if modifier and modifier not in kind.MODIFIERS and not (param.kind == "reference" and r4.is_resource(modifier)):
-        raise Unsupported(f"The modifier of {stem} is not served: {_plain(modifier)}.", stem)
-    extra = {"targets": param.targets} if param.kind == "reference" else {}
-    lead = param.code == "identifier"
-    query.clauses.append(kind.where(param.code, modifier or None, _alternatives(value), lead, **extra))
-    return True
+        raise Unsupported(f"The modifier of {code} is not served: {chains.shown(modifier)}.", code)
+    values = divided(value, ",")
+    match param.kind:
+        case "composite":
+            return composite.where(code, param.components, values)
+        case "special":
+            return special.where(code, values, lambda rough: lookup.positions(type_, param, rough))
+        case "reference":
+            return _referring(param, modifier, values, lookup)
+        case "token":
+            return _coded(type_, param, modifier, values, lookup)
+        case _:
+            clause: Clause = kind.where(code, modifier or None, values, False)
+            return clause
 
 
-def _alternatives(value: str) -> list[str]:
-    """``a,b`` is either; ``\\,`` ``\\|`` ``\\$`` ``\\\\`` are the characters themselves."""
-    parts, escaped = [""], False
-    for character in value:
-        if escaped:
-            parts[-1] += character
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character == ",":
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
+def _referring(param: SearchParam, modifier: str, values: list[str], lookup: Lookup) -> Clause:
+    def widen(references: list[str]) -> list[str]:
+        if modifier in ("above", "below"):
+            return chains.hierarchy(param, modifier, references, lookup)
+        return lookup.same(references)
+
+    where: Any = KINDS["reference"].where
+    clause: Clause = where(param.code, modifier or None, values, False, param.targets or (), widen)
+    return clause
 
 
-def _last_updated(value: str) -> Clause:
-    prefix, low, high = date.bounds("_lastUpdated", value)
-    compared: dict[str, Filter] = {
-        "eq": {"$gte": low, "$lt": high},
-        "gt": {"$gte": high},
-        "sa": {"$gte": high},
-        "ge": {"$gte": low},
-        "lt": {"$lt": low},
-        "eb": {"$lt": low},
-        "le": {"$lt": high},
-    }
-    if prefix not in compared:
-        raise Unsupported("_lastUpdated has no prefix ne or ap here.", "_lastUpdated")
-    return Clause({"ts": compared[prefix]}, REFERRING + 1)
+def _coded(type_: ResourceType, param: SearchParam, modifier: str, values: list[str], lookup: Lookup) -> Clause:
+    where: Any = KINDS["token"].where
+    negative = modifier in ("not", "not-in")
+    if modifier in ("in", "not-in"):
+        codes = [code for value in values for code in terminology.of_value_set(param.code, value, lookup)]
+    elif modifier in ("above", "below"):
+        codes = [code for value in values for code in terminology.related(param.code, modifier, value, lookup)]
+    else:
+        clause: Clause = where(param.code, modifier or None, values, param.code == "identifier", systems(type_, param))
+        return clause
+    if not codes:
+        return Clause({"t": {"$nin": []}}, NEGATIVE) if negative else Clause({"t": {"$in": []}}, IDENTIFYING)
+    found: Clause = where(param.code, "not" if negative else None, [escaped_token(one) for one in codes], False)
+    return found
 
 
-def _chained(query: Query, name: str, value: str, chain: Chain) -> bool:
-    """``based-on:ServiceRequest.identifier=…``: one level. https://hl7.org/fhir/R4/search.html#chaining"""
-    stem, _, rest = name.partition(".")
-    stem, _, named = stem.partition(":")
-    param = parameter(query.type, stem)
-    if param is None or param.kind != "reference":
-        return False
-    if "." in rest:
-        raise Unsupported("A chain has one level here.", stem)
-    targets = [named] if named else list(param.targets or ())
-    if len(targets) > 1 and stem in ("patient", "subject") and "Patient" in targets:
-        targets = ["Patient"]
-    if len(targets) != 1:
-        raise BadRequest(f"{stem} can point to several types: name one, {stem}:Type.parameter.", stem)
-    [target] = targets
-    ids = chain(target, [(rest, value)])
-    query.clauses.append(Clause({"t": {"$in": [f"{param.code}={target}/{id_}" for id_ in ids]}}, IDENTIFYING + 1))
-    return True
+def escaped_token(code: tuple[str, str]) -> str:
+    """(system, code) as a token's value."""
+    return f"{escaped(code[0])}|{escaped(code[1])}" if code[0] else escaped(code[1])

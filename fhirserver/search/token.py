@@ -1,4 +1,4 @@
-"""Tokens: ``system|code``, ``|code`` (no system), ``code``, ``system|``.
+"""Tokens: ``system|code``, ``|code`` (no system), ``code``, ``system|``; ``:not``, ``:text``, ``:of-type``.
 
 https://hl7.org/fhir/R4/search.html#token
 """
@@ -9,23 +9,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from fhirserver.errors import BadRequest
-from fhirserver.search.clause import CODED, IDENTIFYING, NEGATIVE, Clause
+from fhirserver.search import string
+from fhirserver.search.clause import CODED, IDENTIFYING, NEGATIVE, TEXT, Clause, either, prefixed
+from fhirserver.search.values import split
 
-MODIFIERS = ("not",)
-_CODED_ALONE = frozenset({"code", "boolean", "string", "id", "uri"})
+MODIFIERS = ("not", "text", "of-type", "in", "not-in", "above", "below")
+_CODED_ALONE = frozenset({"code", "boolean", "string", "id", "uri", "url", "canonical", "markdown"})
 
 
 def entries(code: str, type_: str, value: Any) -> Iterator[str]:
-    """The tags of one value: a coding is tagged with, without and by its system."""
-    for system, item in _codings(type_, value):
+    """The tags of one value: a coding is tagged with, without and by its system, and by its text."""
+    for system, item in codings(type_, value):
         yield f"{code}={item}"
         yield f"{code}={system or ''}|{item}"
+    for text in _texts(type_, value):
+        yield f"{code}:text~{string.fold(text)[: string.LONGEST]}"
+    if type_ == "Identifier" and "value" in value:
+        for coding in value.get("type", {}).get("coding", ()):
+            yield f"{code}:of-type={coding.get('system', '')}|{coding.get('code', '')}|{value['value']}"
 
 
-def _codings(type_: str, value: Any) -> Iterator[tuple[str | None, str]]:
+def codings(type_: str, value: Any) -> Iterator[tuple[str | None, str]]:
+    """(system, code) of a value."""
     if type_ == "CodeableConcept":
         for coding in value.get("coding", ()):
-            yield from _codings("Coding", coding)
+            yield from codings("Coding", coding)
     elif type_ == "Coding":
         if "code" in value:
             yield value.get("system"), value["code"]
@@ -41,26 +49,53 @@ def _codings(type_: str, value: Any) -> Iterator[tuple[str | None, str]]:
         yield None, value
 
 
-def where(code: str, modifier: str | None, values: list[str], lead: bool) -> Clause:
-    """``lead``: the parameter identifies (an identifier), so it is worth leading the query."""
+def _texts(type_: str, value: Any) -> Iterator[str]:
+    if type_ == "CodeableConcept":
+        found = [value.get("text"), *(coding.get("display") for coding in value.get("coding", ()))]
+    elif type_ == "Coding":
+        found = [value.get("display")]
+    elif type_ == "Identifier":
+        found = [value.get("type", {}).get("text")]
+    else:
+        found = []
+    yield from (text for text in found if text)
+
+
+def where(code: str, modifier: str | None, values: list[str], lead: bool, systems: tuple[str, ...] = ()) -> Clause:
+    """``lead``: the parameter identifies (an identifier), so it is worth leading the query.
+
+    ``systems`` are those of a required binding of an element of type code: "the system is implied".
+    """
+    if modifier == "text":
+        return either([string.beginning(f"{code}:text", value, code) for value in values])
+    if modifier == "of-type":
+        if any(len(split(value, "|")) != 3 or not all(split(value, "|")[1:]) for value in values):
+            raise BadRequest(f"{code}:of-type takes system|code|value.", code)
+        return tagged(code, [f"{code}:of-type={'|'.join(split(value, '|'))}" for value in values], IDENTIFYING)
     tags: list[str] = []
     ranges = []
     for value in values:
-        if value.endswith("|") and value != "|":
-            ranges.append((f"{code}={value}", f"{code}={value}\uffff"))
-        elif value in ("", "|"):
+        parts = split(value, "|")
+        if len(parts) > 2 or not any(parts):
             raise BadRequest("A token is a code, system|code, |code or system|.", code)
+        if len(parts) == 1:
+            tags.append(f"{code}={parts[0]}")
+        elif parts[1] == "":
+            ranges.append("" if parts[0] in systems else f"{parts[0]}|")
         else:
-            tags.append(f"{code}={value}")
-    weight = IDENTIFYING if lead else CODED
+            tags.append(f"{code}={'' if parts[0] in systems else parts[0]}|{parts[1]}")
     if modifier == "not":
         if ranges:
-            raise BadRequest("Give :not a code, not a system alone.", code)
+            return Clause({"$nor": [{"t": prefixed(f"{code}={start}")} for start in ranges] + [{"t": {"$in": tags}}]}, NEGATIVE)
         return Clause({"t": {"$nin": tags}}, NEGATIVE)
-    if not ranges:
-        return Clause({"t": tags[0] if len(tags) == 1 else {"$in": tags}}, weight)
-    if len(ranges) == 1 and not tags:
-        [(low, high)] = ranges
-        return Clause({"t": {"$gte": low, "$lt": high}}, weight + 1, {"t": {"$elemMatch": {"$gte": low, "$lt": high}}})
-    either = [{"t": {"$elemMatch": {"$gte": low, "$lt": high}}} for low, high in ranges]
-    return Clause({"$or": [*either, {"t": {"$in": tags}}]}, NEGATIVE)
+    weight = IDENTIFYING if lead else CODED
+    clauses = [tagged(code, tags, weight)] if tags else []
+    for start in ranges:
+        within = {"$gte": f"{code}={start}", "$lt": f"{code}={start}\uffff"}
+        clauses.append(Clause({"t": within}, max(weight, TEXT), {"t": {"$elemMatch": within}}))
+    return either(clauses)
+
+
+def tagged(code: str, tags: list[str], weight: int = CODED) -> Clause:
+    """One of these tags."""
+    return Clause({"t": tags[0] if len(tags) == 1 else {"$in": tags}}, weight)

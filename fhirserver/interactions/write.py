@@ -1,128 +1,34 @@
-"""read, vread, create, update, delete, history, search: the same for every type.
+"""create, update, delete.
 
 https://hl7.org/fhir/R4/http.html
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from datetime import datetime, timezone
-from email.utils import format_datetime
 from typing import Any
 
 from fhirserver import access
 from fhirserver.definitions import ResourceType
-from fhirserver.errors import BadRequest, Conflict, Gone, Invalid, NotFound, PreconditionFailed, TooCostly, Unsupported
+from fhirserver.errors import BadRequest, Conflict, Invalid, Issue, NotFound, PreconditionFailed, outcome
+from fhirserver.interactions.read import reply, version_headers
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.moments import milliseconds
 from fhirserver.primitives import is_id
-from fhirserver.search import includes, page
-from fhirserver.search.query import MAX_COUNT, Pairs, Query, index, parse, plain, whole_number
+from fhirserver.search.index import index
+from fhirserver.search.query import plain
 from fhirserver.search.reference import relative
-from fhirserver.validation import Resource, instant, loads
+from fhirserver.validation import Resource, dumps, instant, loads
 from fhirserver.validation import parse as parse_resource
 from fhirserver.versions import EVERYTHING, Stored, Write
 
-MAX_CHAIN = 1000
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 
 
-# ---------------------------------------------------------------- reading
-
-
-def read(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
-    """https://hl7.org/fhir/R4/http.html#read"""
-    stored = access.found(ctx, type_, id_)
-    if stored.deleted:
-        raise Gone(f"This {type_.name} was deleted.")
-    return reply(200, stored)
-
-
-def vread(ctx: Context, request: Request, type_: ResourceType, id_: str, version: str) -> Reply:
-    """https://hl7.org/fhir/R4/http.html#vread"""
-    seen = access.visible(ctx.principal, type_.name)
-    stored = ctx.store.vread(type_.name, id_, int(version), seen) if re.fullmatch("[0-9]{1,9}", version) else None
-    if stored is None:
-        raise NotFound(f"No {type_.name} has this id and version.")
-    if stored.deleted:
-        raise Gone(f"This version marks that the {type_.name} was deleted.")
-    return reply(200, stored)
-
-
-def history(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
-    """https://hl7.org/fhir/R4/http.html#history"""
-    count, below = page.DEFAULT_COUNT, 2**53
-    for name, value in request.query:
-        if name == "_count":
-            count = min(whole_number(value, name), MAX_COUNT) or page.DEFAULT_COUNT
-        elif name == "_cursor":
-            below = page.opened(ctx, value, f"history {type_.name}/{id_}")["v"]
-        elif name not in ("_format", "_pretty"):
-            raise Unsupported("The history of a resource takes _count.", name)
-    rows = ctx.store.versions(type_.name, id_, access.visible(ctx.principal, type_.name), count + 1, below)
-    if not rows and below == 2**53:
-        raise NotFound(f"No {type_.name} has this id.")
-    shown = rows[:count]
-    cursor = {"v": shown[-1].version} if len(rows) > count else None
-    body = page.history(ctx, f"{type_.name}/{id_}/_history", shown, count, cursor, f"history {type_.name}/{id_}")
-    return Reply(200, body, touched=tuple((row.reference, row.owner) for row in shown[:1]))
-
-
-def search(ctx: Context, request: Request, type_: ResourceType) -> Reply:
-    """https://hl7.org/fhir/R4/http.html#search"""
-    query = understood(ctx, type_, request.query, lenient=request.prefers("handling=lenient"))
-    seen = access.visible(ctx.principal, type_.name)
-    if query.only_count:
-        return Reply(200, page.counted(ctx, query, ctx.store.count(query, seen)))
-    fingerprint = _fingerprint(ctx, query)
-    after = tuple(page.opened(ctx, query.cursor, fingerprint)["after"]) if query.cursor else None
-    rows = ctx.store.search(query, seen, query.count + 1, after)
-    shown = rows[: query.count]
-    cursor = {"after": list(shown[-1].order)} if len(rows) > query.count else None
-    total = ctx.store.count(query, seen) if query.accurate_total else len(shown) if not (cursor or after) else None
-    included = includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, name))
-    body = page.searchset(ctx, query, shown, included, total, cursor, fingerprint)
-    rows_shown = [*shown, *included]
-    return Reply(200, body, touched=tuple((row.reference, row.owner) for row in rows_shown))
-
-
-def understood(ctx: Context, type_: ResourceType, pairs: Pairs, lenient: bool = False) -> Query:
-    """The query, its chains resolved to what this caller may see; this server's own base is no part of a reference."""
-    pairs = [(name, value.replace(f"{ctx.base}/", "")) for name, value in pairs]
-
-    def chain(target: str, inner: list[tuple[str, str]]) -> list[str]:
-        if any(name.startswith("_") and name not in ("_id", "_lastUpdated") for name, _ in inner):
-            raise Unsupported("A chain ends in a search parameter.", target)
-        access.require(ctx.principal, target, "s")
-        if target not in ctx.store.types:
-            raise Unsupported(f"{target} is not served here.", target)
-        found = ctx.store.search(
-            parse(ctx.store.types[target], inner, False, chain), access.visible(ctx.principal, target), MAX_CHAIN + 1
-        )
-        if len(found) > MAX_CHAIN:
-            raise TooCostly(f"The chain passes through more than {MAX_CHAIN} resources; narrow it.", target)
-        return [stored.id for stored in found]
-
-    return parse(type_, pairs, lenient, chain)
-
-
-def _fingerprint(ctx: Context, query: Query) -> str:
-    """A cursor is good for this search, by this caller, alone."""
-    asked = repr(
-        [ctx.principal.name, ctx.principal.organization, query.type.name, [p for p in query.used if p[0] != "_cursor"]]
-    )
-    return hashlib.sha256(asked.encode()).hexdigest()[:16]
-
-
-# ---------------------------------------------------------------- writing
-
-
 def create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
     """https://hl7.org/fhir/R4/http.html#create; ``id_`` is given where a transaction has already named it."""
-    if "if-none-exist" in request.headers:
-        raise Unsupported("Conditional create is not served here; the resource was not created.")
     access.writable(ctx, type_)
     resource = parse_resource(request.body, type_.name)
     access.resolvable(ctx, [(type_.name, resource.data)])
@@ -139,6 +45,8 @@ def update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Rep
     access.resolvable(ctx, [(type_.name, resource.data)])
     current = existing(ctx, type_, id_)
     check_if_match(request, current)
+    if request.headers.get("if-none-match", "").strip() == "*" and current is not None and not current.deleted:
+        raise PreconditionFailed("There is a resource with this id already, and If-None-Match is *.")
     if current is not None and not current.deleted and unchanged(resource, current):
         return reply(200, current)
     write = put(ctx, type_, resource, id_, current, "PUT")
@@ -166,7 +74,7 @@ def delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Rep
     gone = Write(type_.name, id_, current.version, ts, "DELETE", current.owner, list(current.base), tomb, None, {})
     gone.generation = current.generation
     ctx.changes.add(gone)
-    return Reply(204, headers={"ETag": f'W/"{version}"'}, touched=((f"{type_.name}/{id_}", current.owner),))
+    return Reply(204, headers={"ETag": f'W/"{version}"'}, touched=(current.touched,))
 
 
 def existing(ctx: Context, type_: ResourceType, id_: str) -> Stored | None:
@@ -240,18 +148,11 @@ def put(
 
 def written(ctx: Context, request: Request, write: Write, status: int) -> Reply:
     """https://hl7.org/fhir/R4/http.html#ops: Location, ETag, Last-Modified; the body unless return=minimal is preferred."""
-    headers = _version_headers(write.version, write.ts)
+    headers = version_headers(write.version, write.ts)
     if status == 201:
         headers["Location"] = f"{ctx.base}/{write.reference}/_history/{write.version}"
+    if request.prefers("return=OperationOutcome"):
+        said = outcome([Issue("informational", f"{write.type} version {write.version} is stored.", severity="information")])
+        return Reply(status, dumps(said), headers, (write.touched,))
     body = "" if request.prefers("return=minimal") else write.json
-    return Reply(status, body, headers, ((write.reference, write.owner),))
-
-
-def reply(status: int, stored: Stored) -> Reply:
-    headers = _version_headers(stored.version, stored.ts)
-    return Reply(status, stored.json, headers, ((stored.reference, stored.owner),))
-
-
-def _version_headers(version: int, ts: int) -> dict[str, str]:
-    when = datetime.fromtimestamp(ts // 1000, timezone.utc)
-    return {"ETag": f'W/"{version}"', "Last-Modified": format_datetime(when, usegmt=True)}
+    return Reply(status, body, headers, (write.touched,))

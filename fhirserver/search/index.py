@@ -1,0 +1,131 @@
+"""A resource's index entries, and the indexes that a type needs.
+
+https://hl7.org/fhir/R4/search.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from fhirserver import r4
+from fhirserver.definitions import ResourceType, SearchParam
+from fhirserver.search import KINDS, composite, date, string
+from fhirserver.search.parameters import parameter, parameters, tuples, values
+from fhirserver.search.paths import Value, compiled
+from fhirserver.store import Index
+
+_LAST_TEXT = "\uffff"
+COMPARTMENTS = ("Patient", "Practitioner", "RelatedPerson", "Encounter", "Device")
+_RANGED = ("number", "quantity", "special")
+
+
+@cache
+def _accessors(type_: ResourceType) -> list[tuple[SearchParam, Callable[[dict[str, Any]], list[Value]]]]:
+    rows = [(p, compiled(type_.name, p.expression)) for p in parameters(type_).values() if p.kind != "composite"]
+    return [(p, accessor) for p, accessor in rows if accessor is not None]
+
+
+@cache
+def _composites(type_: ResourceType) -> list[SearchParam]:
+    return [p for p in parameters(type_).values() if p.kind == "composite"]
+
+
+def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str, Any]:
+    """Tags ``t``, date ranges ``d``, quantities and tuples ``q``, sort scalars ``o``, compartments ``c``, unique keys ``u``.
+
+    A reference that begins with this server's ``base`` is indexed as a relative one.
+    """
+    tags: dict[str, None] = {}
+    dates: dict[str, list[dict[str, int]]] = {}
+    ranges: dict[str, list[dict[str, Any]]] = {}
+    for param, accessor in _accessors(type_):
+        found = accessor(data)
+        if not found:
+            continue
+        code, entries = param.code, KINDS[param.kind].entries
+        rows = [row for fhir_type, value in found if value is not None for row in entries(code, fhir_type, value)]
+        if not rows:
+            continue
+        if param.kind == "date":
+            dates[code] = [{"l": low, "h": high} for low, high in rows]
+        elif param.kind in _RANGED:
+            ranges[code] = rows
+        else:
+            tags.update(dict.fromkeys(rows))
+    for param in _composites(type_):
+        rows = [row for found in tuples(type_, param, data) for row in composite.entries(param.code, param.components, found)]
+        if rows:
+            ranges[param.code] = rows
+            tags.update(dict.fromkeys(composite.leads(param.code, rows)))
+    if base:
+        tags = dict.fromkeys(tag.replace(f"={base}/", "=", 1) if base in tag else tag for tag in tags)
+    return {
+        "t": list(tags),
+        "d": dates,
+        "q": ranges,
+        "o": {code: scalar(type_, code, data, dates) for code in type_.sorts},
+        "c": _compartments(type_, data),
+        "u": type_.unique(data),
+        "schema": type_.schema,
+    }
+
+
+def scalar(type_: ResourceType, code: str, data: dict[str, Any], dates: dict[str, Any] | None = None) -> int | float | str:
+    """The value to sort by; what is missing sorts as the greatest."""
+    param = parameters(type_)[code]
+    found = values(type_, param, data)
+    if param.kind == "date":
+        spans = (dates or {}).get(code) or [
+            {"l": low} for fhir_type, value in found for low, _ in date.entries(code, fhir_type, value)
+        ]
+        return min((span["l"] for span in spans), default=date.LAST)
+    if code in type_.ranks:
+        ranks = type_.ranks[code]
+        return min((ranks.get(value, len(ranks)) for _, value in found), default=len(ranks))
+    if param.kind in _RANGED:
+        rows = (row["l"] for fhir_type, value in found for row in KINDS[param.kind].entries(code, fhir_type, value))
+        return min(rows, default=float("inf"))
+    if param.kind == "string":
+        return min(
+            (string.fold(text) for fhir_type, value in found for text in string.texts(fhir_type, value)), default=_LAST_TEXT
+        )
+    tags = (tag.partition("=")[2] for fhir_type, value in found for tag in KINDS[param.kind].entries(code, fhir_type, value))
+    return min(tags, default=_LAST_TEXT)
+
+
+@cache
+def _memberships(type_: ResourceType) -> list[tuple[str, list[str]]]:
+    """(compartment, the parameters that put a resource of this type into it)."""
+    return [(name, list(r4.compartment_parameters(name, type_.name))) for name in COMPARTMENTS]
+
+
+def _compartments(type_: ResourceType, data: dict[str, Any]) -> list[str]:
+    """``Patient/1``, … : those that the resource is in. https://hl7.org/fhir/R4/compartmentdefinition.html"""
+    found: set[str] = set()
+    for name, codes in _memberships(type_):
+        for code in codes:
+            if param := parameter(type_, code):
+                for kind, value in values(type_, param, data):
+                    reference = value.get("reference", "") if kind == "Reference" else ""
+                    if reference.startswith(f"{name}/"):
+                        found.add(reference.split("/_history/")[0])
+    return sorted(found)
+
+
+@cache
+def indexes(type_: ResourceType) -> list[Index]:
+    """One for all tags, "mine, newest first", compartments, two a date or quantity, one a sort offered, the unique keys."""
+    dates = [p.code for p in parameters(type_).values() if p.kind == "date"]
+    ranged = [p.code for p in parameters(type_).values() if p.kind in _RANGED]
+    fields = [f"d.{code}.{end}" for code in dates for end in "lh"] + [f"q.{code}.{end}" for code in ranged for end in "lh"]
+    return [
+        Index((("t", 1), ("ts", -1), ("_id", 1))),
+        Index((("acl", 1), ("ts", -1))),
+        Index((("ts", -1),)),
+        Index((("u", 1),), unique=True),
+        Index((("c", 1), ("ts", -1)), sparse=True),
+        *(Index(((field, 1),), sparse=True) for field in fields),
+        *(Index(((f"o.{code}", 1),)) for code in type_.sorts),
+    ]
