@@ -19,7 +19,7 @@ from auth.keys import public_keys
 from auth.principal import ROLES
 from auth.scopes import narrowed, parse
 from auth.store import AuthStore
-from fhirserver import demo, running
+from fhirserver import backup, demo, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
@@ -90,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--user", metavar="NAME", help="the person that the token is for")
     token.add_argument("--seconds", type=int, default=3600)
     token.set_defaults(run=_token)
+
+    backup_ = commands.add_parser("backup", parents=[common], help="write the database and the images into one file")
+    backup_.add_argument("file", metavar="FILE", help="- is standard output")
+    backup_.set_defaults(run=_backup)
+
+    restore = commands.add_parser("restore", parents=[common], help="read a backup into a new data folder or an empty database")
+    restore.add_argument("file", metavar="FILE", help="- is standard input")
+    restore.set_defaults(run=_restore)
     return parser
 
 
@@ -164,6 +172,20 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
         if not granted:
             raise ValueError(f"the client is registered for: {client['scope']}")
         print(store.issue(client, user, granted, options.seconds))
+    return 0
+
+
+def _backup(options: argparse.Namespace, settings: Settings) -> int:
+    with _database(settings) as database:
+        backup.backup(Installation(settings, database), options.file)
+    return 0
+
+
+def _restore(options: argparse.Namespace, settings: Settings) -> int:
+    if running._of_running_server(settings):
+        raise RuntimeError(f"a server is running on the data folder {settings.data_dir}; a backup goes into a new one")
+    with _database(settings) as database:
+        backup.restore(Installation(settings, database), options.file)
     return 0
 
 

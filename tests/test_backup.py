@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from bson import CodecOptions
+from bson import CodecOptions, decode_all
 from bson.raw_bson import RawBSONDocument
 from conftest import BASE, As, Server, order, patient
 from operations_conftest import Network, network
@@ -465,11 +466,15 @@ def test_it_is_a_tar_that_says_what_is_in_it(server, story, file):
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_many_documents_are_many_chunks(server, file, new, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", 10_000)
+@pytest.mark.parametrize(("limit", "value"), [("_CHUNK", 3_000), ("_DOCUMENTS", 5)])
+def test_many_documents_are_many_chunks(server, story, new, tmp_path, monkeypatch, limit, value):
+    monkeypatch.setattr(module, limit, value)
     backup(server.installation, str(tmp_path / "chunks.tar"))
-    history = [name for name, _ in members(tmp_path / "chunks.tar") if name.startswith("collections/history/")]
+    history = [c for name, c in members(tmp_path / "chunks.tar") if name.startswith("collections/history/")]
     assert len(history) > 3
+    for content in map(gzip.decompress, history):
+        count = len(decode_all(content))
+        assert count == 1 or (count if limit == "_DOCUMENTS" else len(content)) <= value
     restored = new()
     restore(restored.installation, str(tmp_path / "chunks.tar"))
     assert documents(restored.client[restored.name]) == documents(server.client[server.name])
