@@ -60,8 +60,10 @@ def _tuple(code: str, components: tuple[Component, ...], value: str) -> Clause:
         asked = [_KINDS[c.kind].where("", None, [part], False) for c, part in zip(components, parts, strict=True)]
     except BadRequest as error:
         raise BadRequest(error.diagnostics, code) from None
-    holds = [_within(place, clause.second) for place, clause in enumerate(asked)]
-    return Clause({"t": _lead(code, asked[0].flat["t"])}, CODED, {f"q.{code}": {"$elemMatch": {"$and": holds}}})
+    holds: Filter = {}  # each component has its own names, so that they stand side by side
+    for place, clause in enumerate(asked):
+        holds |= _within(place, clause.second)
+    return Clause({"t": _lead(code, asked[0].flat["t"])}, CODED, {f"q.{code}": {"$elemMatch": holds}})
 
 
 def _lead(code: str, first: Any) -> Any:

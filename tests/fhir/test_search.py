@@ -218,6 +218,17 @@ def test_letters_are_folded(text, folded):
     assert fold(text) == folded
 
 
+def test_the_parts_of_a_composite_hold_of_one_element(hospital, created):
+    code = {"coding": [{"system": "urn:c", "code": "a"}]}
+    parts = [{"code": code, "valueQuantity": {"value": 5, "unit": "mg"}},
+             {"code": {"coding": [{"code": "b"}]}, "valueQuantity": {"value": 9, "unit": "mg"}}]  # fmt: skip
+    made = created({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "component": parts})
+    for value, found in (("a$5||mg", True), ("urn:c|a$gt4", True), ("a$9||mg", False), ("b$lt9", False)):
+        reply = hospital.get("Observation", params={"component-code-value-quantity": value})
+        assert reply.status_code == 200, reply.text
+        assert [e["resource"]["id"] for e in reply.json().get("entry", [])] == ([made["id"]] if found else []), value
+
+
 SAMPLES = {
     "token": "x", "string": "x", "date": "ge2026", "reference": "Patient/x", "uri": "urn:x", "number": "5", "quantity": "5||mg",
 }  # fmt: skip
