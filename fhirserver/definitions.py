@@ -30,6 +30,7 @@ class Component:
 
     kind: str
     expression: str
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from fhirserver.search.clause import IDENTIFYING, Clause
 from fhirserver.search.index import COMPARTMENTS, scalar
 from fhirserver.search.lookup import Lookup, Pairs
 from fhirserver.search.parameters import values
-from fhirserver.search.query import Query, parse
+from fhirserver.search.query import Query, held, parse
 from fhirserver.validation import loads
 from fhirserver.versions import Stored, Visible
 
@@ -185,7 +185,7 @@ def lookup(ctx: Context) -> Lookup:
         rows = _all(ctx, query)
         return [(row.id, value) for row in rows for _, value in values(type_, param, loads(row.json))]
 
-    return Lookup(ctx.store.types, find_with(ctx), lambda references: merged.same(ctx, references), positions)
+    return Lookup(ctx.store.types, ctx.base, find_with(ctx), held, lambda references: merged.same(ctx, references), positions)
 
 
 def find_with(ctx: Context) -> Any:

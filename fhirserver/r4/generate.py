@@ -215,7 +215,7 @@ def _concepts(concepts: list[Definition]) -> list[str]:
 def search_parameters(definitions: dict[str, Definition]) -> dict[str, Any]:
     """Type -> {code: [kind, expression, targets, id, components]}; the expression holds only this type's branches of the union.
 
-    ``components`` of a composite are [kind, expression from there].
+    ``components`` of a composite are [kind, expression from there, targets].
     """
     table: dict[str, dict[str, Any]] = {}
     for parameter in definitions.values():
@@ -232,12 +232,13 @@ def search_parameters(definitions: dict[str, Definition]) -> dict[str, Any]:
     return table
 
 
-def _components(parameter: Definition, definitions: dict[str, Definition]) -> list[list[str]] | None:
+def _components(parameter: Definition, definitions: dict[str, Definition]) -> list[list[Any]] | None:
     """(R4 gives the two components of DocumentReference-relationship each other's definition.)"""
     rows = parameter.get("component", ())
-    found = [[definitions[row["definition"]]["type"], row["expression"]] for row in rows]
+    meant = [(definitions[row["definition"]], row["expression"]) for row in rows]
     if parameter["id"] == "DocumentReference-relationship":
-        found = [["token", "code"], ["reference", "target"]]
+        meant = [(meant[1][0], meant[0][1]), (meant[0][0], meant[1][1])]
+    found = [[definition["type"], expression, definition.get("target")] for definition, expression in meant]
     return found or None
 
 

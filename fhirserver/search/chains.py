@@ -10,7 +10,7 @@ from typing import Any
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BadRequest, TooCostly, Unsupported
 from fhirserver.primitives import is_id
-from fhirserver.search.clause import IDENTIFYING, NOTHING, Clause
+from fhirserver.search.clause import IDENTIFYING, NOTHING, Clause, either
 from fhirserver.search.lookup import Lookup
 from fhirserver.search.parameters import parameter, values
 from fhirserver.search.reference import local
@@ -40,9 +40,10 @@ def forward(type_: ResourceType, name: str, value: str, lookup: Lookup) -> Claus
     if not targets:
         raise BadRequest(f"{stem} points to no type that has {shown(rest)}.", stem)
     references = [row.reference for target in targets for row in lookup.find(target, [(rest, value)])]
-    if not references:
-        return NOTHING
-    return Clause({"t": {"$in": [f"{param.code}={reference}" for reference in lookup.same(references)]}}, IDENTIFYING + 1)
+    tags = [f"{param.code}={reference}" for reference in lookup.same(references)] if references else []
+    linked = [Clause({"t": {"$in": tags}}, IDENTIFYING + 1)] if tags else []
+    held = [clause for target in targets if (clause := lookup.held(param, lookup.types[target], rest, value))]
+    return either([*linked, *held]) if linked or held else NOTHING
 
 
 def _targets(param: SearchParam, named: str, rest: str, lookup: Lookup) -> list[str]:
@@ -70,14 +71,14 @@ def reverse(type_: ResourceType, name: str, value: str, lookup: Lookup) -> Claus
     if origin is None or param is None or param.kind != "reference":
         raise BadRequest(f"_has: {shown(source)} has no reference parameter {shown(reference)} here.", "_has")
     found = lookup.find(source, [(rest, value)])
-    references = dict.fromkeys(one for row in found for one in _pointed(origin, param, loads(row.json)))
+    references = dict.fromkeys(one for row in found for one in _pointed(origin, param, loads(row.json), lookup.base))
     ids = [r.partition("/")[2] for r in lookup.same(list(references)) if r.startswith(f"{type_.name}/")]
     return Clause({"_id": {"$in": ids}}, IDENTIFYING - 1)
 
 
-def _pointed(type_: ResourceType, param: SearchParam, data: dict[str, Any]) -> list[str]:
+def _pointed(type_: ResourceType, param: SearchParam, data: dict[str, Any], base: str) -> list[str]:
     found = (value.get("reference", "") for kind, value in values(type_, param, data) if kind == "Reference")
-    return ["/".join(target) for reference in found if (target := local(reference, ""))]
+    return ["/".join(target) for reference in found if (target := local(reference, base))]
 
 
 def listed(type_: ResourceType, value: str, lookup: Lookup) -> Clause:
@@ -90,7 +91,7 @@ def listed(type_: ResourceType, value: str, lookup: Lookup) -> Clause:
         for entry in loads(row.json).get("entry", ())
         if not entry.get("deleted")
     ]
-    local_ids = [target[1] for reference in members if (target := local(reference, "")) and target[0] == type_.name]
+    local_ids = [target[1] for reference in members if (target := local(reference, lookup.base)) and target[0] == type_.name]
     return Clause({"_id": {"$in": local_ids}}, IDENTIFYING - 1)
 
 
@@ -119,6 +120,9 @@ def _next(param: SearchParam, direction: str, edge: list[str], lookup: Lookup) -
         else:
             rows = lookup.find(name, [("_id", ",".join(r.partition("/")[2] for r in these))])
             following += [
-                one for row in rows for one in _pointed(type_, upwards, loads(row.json)) if one.startswith(f"{name}/")
+                one
+                for row in rows
+                for one in _pointed(type_, upwards, loads(row.json), lookup.base)
+                if one.startswith(f"{name}/")
             ]
     return list(dict.fromkeys(following))

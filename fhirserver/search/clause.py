@@ -48,10 +48,11 @@ def prefixed(start: str) -> Filter:
 
 def missing(code: str, kind: str, wanted: bool) -> Clause:
     """``:missing``: no value, or some value. https://hl7.org/fhir/R4/search.html#modifiers"""
-    if kind in ("date", "number", "quantity", "special"):
-        field = f"{'d' if kind == 'date' else 'q'}.{code}"
-        return Clause({field: {"$exists": not wanted}}, NEGATIVE)
-    marks = [f"{code}~"] if kind == "string" else [f"{code}="] if kind == "uri" else [f"{code}=", f"{code}:"]
+    here: list[Filter]
+    if kind in ("date", "number", "quantity", "special", "composite"):
+        here = [{f"{'d' if kind == 'date' else 'q'}.{code}": {"$exists": True}}, {"t": f"{code}:present"}]
+        return Clause({"$or" if not wanted else "$nor": here}, NEGATIVE)
+    marks = [f"{code}{sign}" for sign in "=~:"]
     if wanted:
         return Clause({"$nor": [{"t": prefixed(mark)} for mark in marks]}, NEGATIVE)
     return either([Clause({"t": {"$gte": mark, "$lt": f"{mark}\uffff"}}, PRESENT, {"t": prefixed(mark)}) for mark in marks])

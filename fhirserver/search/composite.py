@@ -57,13 +57,19 @@ def _tuple(code: str, components: tuple[Component, ...], value: str) -> Clause:
     if len(parts) != len(components):
         raise BadRequest(f"{code} takes {len(components)} parts with $ between them.", code)
     try:
-        asked = [_KINDS[c.kind].where("", None, [part], False) for c, part in zip(components, parts, strict=True)]
+        asked = [_asked(component, part) for component, part in zip(components, parts, strict=True)]
     except BadRequest as error:
         raise BadRequest(error.diagnostics, code) from None
     holds: Filter = {}  # each component has its own names, so that they stand side by side
     for place, clause in enumerate(asked):
         holds |= _within(place, clause.second)
     return Clause({"t": _lead(code, asked[0].flat["t"])}, CODED, {f"q.{code}": {"$elemMatch": holds}})
+
+
+def _asked(component: Component, part: str) -> Clause:
+    also = {"targets": component.targets} if component.kind == "reference" else {}
+    clause: Clause = _KINDS[component.kind].where("", None, [part], False, **also)
+    return clause
 
 
 def _lead(code: str, first: Any) -> Any:

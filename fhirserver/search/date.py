@@ -21,7 +21,10 @@ _MINUTES = re.compile(r"(.{10}T\d\d:\d\d)(Z|[+-]\d\d:\d\d)?")
 
 
 def entries(code: str, type_: str, value: Any) -> Iterator[tuple[int, int]]:
-    if type_ in ("date", "dateTime", "instant") and isinstance(value, str):
+    if type_ == "instant":  # "a fixed point in time with an interval smaller than the precision of the system"
+        low = span(value)[0]
+        yield low, low + 1
+    elif type_ in ("date", "dateTime") and isinstance(value, str):
         yield span(value)
     elif type_ == "Period":
         start, end = value.get("start"), value.get("end")

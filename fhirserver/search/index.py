@@ -5,7 +5,7 @@ https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from fhirserver.store import Index
 
 _LAST_TEXT = "\uffff"
 COMPARTMENTS = ("Patient", "Practitioner", "RelatedPerson", "Encounter", "Device")
+HELD = ("token", "string", "uri", "reference")  # the kinds by which chains into contained resources look
 _RANGED = ("number", "quantity", "special")
 
 
@@ -47,6 +48,7 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
         code, entries = param.code, KINDS[param.kind].entries
         rows = [row for fhir_type, value in found if value is not None for row in entries(code, fhir_type, value)]
         if not rows:
+            tags[f"{code}:present"] = None  # a value with nothing to search by is not missing
             continue
         if param.kind == "date":
             dates[code] = [{"l": low, "h": high} for low, high in rows]
@@ -59,6 +61,8 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
         if rows:
             ranges[param.code] = rows
             tags.update(dict.fromkeys(composite.leads(param.code, rows)))
+    if "contained" in data:
+        tags.update(dict.fromkeys(_held(type_, data)))
     if base:
         tags = dict.fromkeys(tag.replace(f"={base}/", "=", 1) if base in tag else tag for tag in tags)
     return {
@@ -70,6 +74,32 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
         "u": type_.unique(data),
         "schema": type_.schema,
     }
+
+
+@cache
+def _plain(name: str) -> ResourceType:
+    """A type with the standard's parameters: what is contained is not found by our own."""
+    return ResourceType(name)
+
+
+def held_code(code: str, target: str, inner: str) -> str:
+    """Under which a contained resource's parameter is found through the reference to it."""
+    return f"{code}>{target}.{inner}"
+
+
+def _held(type_: ResourceType, data: dict[str, Any]) -> Iterator[str]:
+    """The tags of contained resources, for chains through the references to them."""
+    inside = {f"#{one['id']}": one for one in data["contained"] if isinstance(one, dict) and "id" in one}
+    for param, accessor in _accessors(type_):
+        for kind, value in accessor(data) if param.kind == "reference" else ():
+            one = inside.get(value.get("reference", "")) if kind == "Reference" else None
+            if one is not None:
+                target = _plain(one["resourceType"])
+                for inner, inner_accessor in _accessors(target):
+                    if inner.kind in HELD:
+                        code = held_code(param.code, target.name, inner.code)
+                        for fhir_type, found in inner_accessor(one):
+                            yield from KINDS[inner.kind].entries(code, fhir_type, found)
 
 
 def scalar(type_: ResourceType, code: str, data: dict[str, Any], dates: dict[str, Any] | None = None) -> int | float | str:

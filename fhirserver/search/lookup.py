@@ -20,13 +20,16 @@ def _nothing(*_: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """``find``: (type, pairs) -> the resources found; ``same``: references -> those and what they were merged with;
+    """``base`` is this server's own URL. ``find``: (type, pairs) -> the resources found; ``held``: (reference parameter,
+    target type, parameter, value) -> the clause for contained targets; ``same``: references -> those and what they were merged with;
     ``positions``: (type, parameter, rough clause) -> (id, position)."""
 
     types: dict[str, ResourceType]
+    base: str
     find: Callable[[str, Pairs], list[Stored]]
+    held: Callable[[SearchParam, ResourceType, str, str], Clause | None] = lambda *_: None
     same: Callable[[list[str]], list[str]] = list
     positions: Callable[[ResourceType, SearchParam, Clause], list[tuple[str, Any]]] = _nothing
 
 
-NO_LOOKUP = Lookup({}, _nothing)
+NO_LOOKUP = Lookup({}, "", _nothing)

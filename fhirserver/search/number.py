@@ -61,7 +61,9 @@ def compared(field: str, prefix: str, number: Decimal, also: Mapping[str, Any] =
     if prefix in ("eq", "ne"):
         element = {"l": {"$gte": low}, "h": {"$lt": high}} | dict(also)
         if prefix == "ne":
-            return Clause({field: {"$not": {"$elemMatch": element}}, f"{field}.l": {"$exists": True}}, NEGATIVE)
+            # Values of the unit that is asked for, and none of them equal.
+            some: Filter = {field: {"$elemMatch": dict(also)}} if also else {f"{field}.l": {"$exists": True}}
+            return Clause(some | {"$nor": [{field: {"$elemMatch": element}}]}, NEGATIVE)
         return Clause({f"{field}.l": {"$gte": low, "$lt": high}}, DATED, {field: {"$elemMatch": element}})
     if prefix == "ap":
         tenth = abs(number) / 10

@@ -40,8 +40,8 @@ def parameters(type_: ResourceType) -> dict[str, SearchParam]:
     return standard | {parameter.code: parameter for parameter in type_.search}
 
 
-def _components(rows: list[list[str]] | None) -> tuple[Component, ...]:
-    return tuple(Component(kind, expression) for kind, expression in rows or ())
+def _components(rows: list[list[Any]] | None) -> tuple[Component, ...]:
+    return tuple(Component(kind, expression, tuple(targets or ())) for kind, expression, targets in rows or ())
 
 
 @cache
@@ -81,6 +81,13 @@ def _of(owner: str, type_: ResourceType, expression: str, node: dict[str, Any], 
     accessor = compiled(type_.name if whole else owner, expression)
     assert accessor is not None, (owner, expression)
     return accessor(data if whole else node)
+
+
+@cache
+def of_strings(type_: ResourceType, param: SearchParam) -> bool:
+    """Whether every value of the parameter is a plain string."""
+    found = ends(type_.name, param.expression)
+    return bool(found) and all(e.type == "string" for e in found)
 
 
 @cache

@@ -5,6 +5,7 @@ Units are compared as they are written; nothing is converted. https://hl7.org/fh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +28,8 @@ def entries(code: str, type_: str, value: Any) -> Iterator[dict[str, Any]]:
     elif "value" in value:
         point = double(value["value"])
         comparator = value.get("comparator", "")
-        low = -MOST if comparator.startswith("<") else point
-        high = MOST if comparator.startswith(">") else point
+        low = -MOST if comparator.startswith("<") else math.nextafter(point, MOST) if comparator == ">" else point
+        high = MOST if comparator.startswith(">") else math.nextafter(point, -MOST) if comparator == "<" else point
         yield {"l": low, "h": high, "u": _units(value)}
 
 

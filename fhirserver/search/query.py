@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fhirserver import r4
@@ -16,8 +16,9 @@ from fhirserver.errors import BadRequest, Issue, Unsupported
 from fhirserver.primitives import is_id
 from fhirserver.search import KINDS, chains, composite, date, special, terminology
 from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause, Filter, either, missing
+from fhirserver.search.index import HELD, held_code
 from fhirserver.search.lookup import NO_LOOKUP, Lookup
-from fhirserver.search.parameters import LEFT_OUT, code_of, parameter, parameters, systems
+from fhirserver.search.parameters import LEFT_OUT, code_of, of_strings, parameter, parameters, systems
 from fhirserver.search.values import divided, escaped, split
 
 Pairs = Iterable[tuple[str, str]]
@@ -241,6 +242,23 @@ def clause_of(type_: ResourceType, param: SearchParam, modifier: str, value: str
             return clause
 
 
+def held(param: SearchParam, target: ResourceType, name: str, value: str) -> Clause | None:
+    """A chain's last link, asked of contained resources: "a chained condition will be evaluated inside contained resources".
+
+    https://hl7.org/fhir/R4/search.html#contained
+    """
+    stem, _, modifier = name.partition(":")
+    inner = parameter(target, stem)
+    if (
+        "." in name
+        or inner is None
+        or inner.kind not in HELD
+        or modifier in ("not", "in", "not-in", "above", "below", "missing")
+    ):
+        return None
+    return clause_of(target, replace(inner, code=held_code(param.code, target.name, inner.code)), modifier, value, NO_LOOKUP)
+
+
 def _referring(param: SearchParam, modifier: str, values: list[str], lookup: Lookup) -> Clause:
     def widen(references: list[str]) -> list[str]:
         if modifier in ("above", "below"):
@@ -260,7 +278,9 @@ def _coded(type_: ResourceType, param: SearchParam, modifier: str, values: list[
     elif modifier in ("above", "below"):
         codes = [code for value in values for code in terminology.related(param.code, modifier, value, lookup)]
     else:
-        clause: Clause = where(param.code, modifier or None, values, param.code == "identifier", systems(type_, param))
+        clause: Clause = where(
+            param.code, modifier or None, values, param.code == "identifier", systems(type_, param), of_strings(type_, param)
+        )
         return clause
     if not codes:
         return Clause({"t": {"$nin": []}}, NEGATIVE) if negative else Clause({"t": {"$in": []}}, IDENTIFYING)

@@ -15,7 +15,7 @@ from fhirserver.search.clause import NEGATIVE, TEXT, Clause, either
 from fhirserver.search.values import plain
 
 MODIFIERS = ("exact", "contains")
-LONGEST = 200
+LONGEST = 4000
 _LETTERS = str.maketrans(
     {"ł": "l", "đ": "d", "ø": "o", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th", "ð": "d", "ħ": "h", "ŧ": "t"}
 )

@@ -14,7 +14,7 @@ from fhirserver.search.clause import CODED, IDENTIFYING, NEGATIVE, TEXT, Clause,
 from fhirserver.search.values import split
 
 MODIFIERS = ("not", "text", "of-type", "in", "not-in", "above", "below")
-_CODED_ALONE = frozenset({"code", "boolean", "string", "id", "uri", "url", "canonical", "markdown"})
+_CODED_ALONE = frozenset({"code", "boolean", "id", "uri", "url", "canonical", "markdown"})
 
 
 def entries(code: str, type_: str, value: Any) -> Iterator[str]:
@@ -22,6 +22,8 @@ def entries(code: str, type_: str, value: Any) -> Iterator[str]:
     for system, item in codings(type_, value):
         yield f"{code}={item}"
         yield f"{code}={system or ''}|{item}"
+    for system in _systems_alone(type_, value):
+        yield f"{code}={system}|"
     for text in _texts(type_, value):
         yield f"{code}:text~{string.fold(text)[: string.LONGEST]}"
     if type_ == "Identifier" and "value" in value:
@@ -45,8 +47,19 @@ def codings(type_: str, value: Any) -> Iterator[tuple[str | None, str]]:
             yield value.get("use"), value["value"]
     elif type_ == "boolean":
         yield None, "true" if value else "false"
+    elif type_ == "string":
+        yield None, value.casefold()  # "… case-insensitive matching is the correct default search behavior"
     elif type_ in _CODED_ALONE:
         yield None, value
+
+
+def _systems_alone(type_: str, value: Any) -> Iterator[str]:
+    """Of what has a system and no code: ``system|`` finds it too."""
+    if type_ == "CodeableConcept":
+        for coding in value.get("coding", ()):
+            yield from _systems_alone("Coding", coding)
+    elif type_ in ("Coding", "Identifier") and "system" in value and ("code" if type_ == "Coding" else "value") not in value:
+        yield value["system"]
 
 
 def _texts(type_: str, value: Any) -> Iterator[str]:
@@ -61,10 +74,13 @@ def _texts(type_: str, value: Any) -> Iterator[str]:
     yield from (text for text in found if text)
 
 
-def where(code: str, modifier: str | None, values: list[str], lead: bool, systems: tuple[str, ...] = ()) -> Clause:
+def where(
+    code: str, modifier: str | None, values: list[str], lead: bool, systems: tuple[str, ...] = (), folded: bool = False
+) -> Clause:
     """``lead``: the parameter identifies (an identifier), so it is worth leading the query.
 
-    ``systems`` are those of a required binding of an element of type code: "the system is implied".
+    ``systems`` are those of a required binding of an element of type code: "the system is implied". ``folded``: the values
+    are plain strings, in which case does not count.
     """
     if modifier == "text":
         return either([string.beginning(f"{code}:text", value, code) for value in values])
@@ -75,7 +91,7 @@ def where(code: str, modifier: str | None, values: list[str], lead: bool, system
     tags: list[str] = []
     ranges = []
     for value in values:
-        parts = split(value, "|")
+        parts = split(value.casefold() if folded else value, "|")
         if len(parts) > 2 or not any(parts):
             raise BadRequest("A token is a code, system|code, |code or system|.", code)
         if len(parts) == 1:

@@ -33,10 +33,10 @@ def where(code: str, modifier: str | None, values: list[str], lead: bool) -> Cla
 
 
 def _below(code: str, value: str) -> Clause:
-    stem = value.rstrip("/")
-    itself = Clause({"t": {"$in": [f"{code}={stem}", f"{code}={stem}/"]}}, IDENTIFYING)
+    stem = value.removesuffix("/")
     within = {"$gte": f"{code}={stem}/", "$lt": f"{code}={stem}/\uffff"}
-    return either([itself, Clause({"t": within}, REFERRING, {"t": {"$elemMatch": within}})])
+    below = Clause({"t": within}, REFERRING, {"t": {"$elemMatch": within}})
+    return below if value.endswith("/") else either([Clause({"t": f"{code}={stem}"}, IDENTIFYING), below])
 
 
 def _above(value: str) -> Iterator[str]:
