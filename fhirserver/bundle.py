@@ -155,7 +155,7 @@ def _transaction(ctx: Context, entries: list[Entry], request: Request, road: Roa
         replies.clear()
         settled = [_settled(fresh, entry, road, replies) for entry in entries]
         links = _links(settled)
-        fresh.changes.reserve((e.request.path, e.new_id) for e in settled if e.new_id)
+        fresh.changes.reserve(key for e in settled if (key := _identity(e)))
         for entry in sorted(settled, key=lambda one: (_ORDER[one.request.method], road.acts(one.request))):
             if _ORDER[entry.request.method] < _ORDER["GET"] and entry.number not in replies:
                 resolved = replace(entry.request, body=_resolved(fresh, _relinked(entry.request.body, links), entry))
@@ -185,6 +185,14 @@ def _settled(ctx: Context, entry: Entry, road: Road, replies: dict[int, Reply]) 
         return replace(entry, request=Request("PUT", plain.touched[0][0]), new_id=None)
     made = plain.method == "POST" and "/" not in plain.path
     return replace(entry, request=plain, new_id=(entry.new_id or ctx.new_id()) if made else None)
+
+
+def _identity(entry: Entry) -> tuple[str, str] | None:
+    """What the entry writes, so that the others may refer to it wherever they stand: "the order … SHALL NOT matter"."""
+    if entry.new_id:
+        return entry.request.path, entry.new_id
+    type_, _, id_ = entry.request.path.partition("/")
+    return (type_, id_) if entry.request.method == "PUT" and id_ and "/" not in id_ else None
 
 
 def _resolved(ctx: Context, body: bytes, entry: Entry) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from conftest import assert_outcome, order, patient
 
@@ -98,3 +100,16 @@ def test_an_identity_that_is_an_identifier_value_stays_as_sent(hospital):
     same = {"system": "urn:ietf:rfc:3986", "value": PERSON}
     reply = hospital.post("", json=bundle(entry("POST", "Patient", patient(identifier=[same]), PERSON)))
     assert reply.json()["entry"][0]["resource"]["identifier"] == [same]
+
+
+def test_the_order_of_puts_that_refer_to_each_other_does_not_matter(hospital, office):
+    subject, asked = str(uuid.uuid4()), str(uuid.uuid4())
+    rows = [
+        entry("PUT", f"ServiceRequest/{asked}", order(f"Patient/{subject}", id=asked)),
+        entry("PUT", f"Patient/{subject}", patient(id=subject)),
+    ]
+    reply = hospital.post("", json=bundle(*rows))
+    assert reply.status_code == 200, reply.text
+    assert hospital.get(f"ServiceRequest/{asked}").json()["subject"]["reference"] == f"Patient/{subject}"
+    stolen = [rows[1], entry("POST", "ServiceRequest", order(f"Patient/{subject}"))]  # another organisation's: hidden
+    assert office.post("", json=bundle(*stolen)).status_code == 404
