@@ -182,7 +182,7 @@ def _backup(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _restore(options: argparse.Namespace, settings: Settings) -> int:
-    if running._of_running_server(settings):
+    if running.of_running_server(settings):
         raise RuntimeError(f"a server is running on the data folder {settings.data_dir}; a backup goes into a new one")
     with _database(settings) as database:
         backup.restore(Installation(settings, database), options.file)

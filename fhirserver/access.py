@@ -6,6 +6,8 @@ https://hl7.org/fhir/R4/security.html#access
 
 from __future__ import annotations
 
+import re
+
 from auth.principal import ANONYMOUS, Principal
 from fhirserver.definitions import ResourceType
 from fhirserver.errors import Conflict, Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
@@ -30,6 +32,10 @@ LETTERS = {
     "patch": "u",
     "delete": "d",
 }
+
+
+# "Patient?identifier=…": a transaction has made a reference of it; elsewhere it is none
+_CONDITIONAL = re.compile(r"[A-Z]\w+\?")
 
 
 def authenticated(principal: Principal) -> None:
@@ -104,7 +110,7 @@ def resolvable(ctx: Context, sets: list[tuple[str, Document]]) -> None:
             target = local(reference, ctx.base)
             if target is not None:
                 wanted.setdefault(target[0], {}).setdefault(target[1], []).append(where)
-            elif reference.startswith("urn:"):
+            elif reference.startswith("urn:") or _CONDITIONAL.match(reference):
                 broken.append(_unresolved(where))
     for type_, ids in wanted.items():
         pending = {id_ for t, id_ in (*ctx.changes.writes, *ctx.changes.reserved) if t == type_}

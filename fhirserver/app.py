@@ -34,7 +34,7 @@ from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Line, Request
 from fhirserver.moments import milliseconds
 from fhirserver.pages import home
-from fhirserver.resources import RESOURCE_TYPES
+from fhirserver.resources import served
 from fhirserver.search.index import indexes
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
@@ -66,7 +66,7 @@ class Installation:
         self.settings = settings
         self.clock = clock
         self.database = database
-        self.store = Store(database, RESOURCE_TYPES, indexes, lambda: milliseconds(clock()))
+        self.store = Store(database, served(settings.resource_types), indexes, lambda: milliseconds(clock()))
         self.auth = AuthStore(database, settings.organization)
         self.trail = trail.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base)

@@ -106,11 +106,12 @@ def record(ctx: Context, interaction: str, operation: str = "") -> None:
     ctx.changes.line = (milliseconds(ctx.now), line.text())
 
 
-def accompany(ctx: Context, text: str | None) -> None:
-    """``X-Provenance``: what the client says of its own write. https://hl7.org/fhir/R4/provenance.html#header"""
+def said_of(ctx: Context, text: str) -> Document:
+    """``X-Provenance``: what the client says of its own writes; it stands beside what the server says.
+
+    https://hl7.org/fhir/R4/provenance.html#header
+    """
     writes = [w for w in ctx.changes.writes.values() if w.type != "Provenance"]
-    if text is None or not writes:
-        return
     said = loads(text)
     targets = [{"reference": f"{w.reference}/_history/{w.version}"} for w in writes]
     if not isinstance(said, dict) or said.get("resourceType") != "Provenance" or "target" in said:
@@ -119,7 +120,7 @@ def accompany(ctx: Context, text: str | None) -> None:
     document = {key: value for key, value in said.items() if key not in ("id", "meta")} | {"target": targets}
     if found := list(problems(document, "Provenance")):
         raise Invalid(found[0].diagnostics, issues=found)
-    add(ctx, document)
+    return document
 
 
 def add(ctx: Context, document: Document, base: list[str] | None = None) -> Write:

@@ -102,7 +102,8 @@ def _problems(row: Any, path: str) -> list[Issue]:
         return [Issue("value", "The method is GET, HEAD, POST, PUT, PATCH or DELETE.", f"{path}.request.method")]
     if not isinstance(asked.get("url"), str) or not asked["url"].strip("/"):
         return [Issue("required", "A request has a url.", f"{path}.request.url")]
-    if asked["method"] in ("POST", "PUT", "PATCH") and "$" not in asked["url"] and not isinstance(row.get("resource"), dict):
+    acts = asked["method"] == "POST" and "$" in asked["url"]
+    if asked["method"] in ("POST", "PUT", "PATCH") and not acts and not isinstance(row.get("resource"), dict):
         return [Issue("required", "This method needs a resource.", f"{path}.resource")]
     if any(name in asked and not isinstance(asked[name], str) for name in _HEADERS):
         return [Issue("value", "A condition is a string.", f"{path}.request")]
@@ -154,6 +155,7 @@ def _transaction(ctx: Context, entries: list[Entry], request: Request, road: Roa
     def plan(fresh: Context) -> Reply:
         replies.clear()
         settled = [_settled(fresh, entry, road, replies) for entry in entries]
+        _distinct([entry for entry in settled if entry.number not in replies])
         links = _links(settled)
         fresh.changes.reserve(key for e in settled if (key := _identity(e)))
         for entry in sorted(settled, key=lambda one: (_ORDER[one.request.method], road.acts(one.request))):

@@ -90,7 +90,7 @@ def _pointing(types: tuple[ResourceType, ...]) -> dict[str, list[str]]:
 
 def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) -> dict[str, Any]:
     writes = () if type_.insert_only else _WRITES if type_.deletable is never else (*_WRITES, "delete")
-    served = [p for p in parameters(type_).values() if p.code not in type_.pending]
+    served = parameters(type_).values()
     row: dict[str, Any] = {
         "type": type_.name,
         "interaction": [{"code": code} for code in (*_READS, *writes)],
@@ -105,9 +105,7 @@ def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) ->
         "searchInclude": ["*", *(f"{type_.name}:{p.code}" for p in served if p.kind == "reference")],
         "searchRevInclude": pointing.get(type_.name, []),
         "searchParam": [{"name": p.code, "type": p.kind, **({"definition": p.url} if p.url else {})} for p in served],
-        "operation": [
-            _operation(base, o) for o in OPERATIONS if o.type in (type_.name, "Resource") and o.levels != ("system",)
-        ],
+        "operation": [_operation(base, o) for o in OPERATIONS if o.type == type_.name],
     }
     return {key: value for key, value in row.items() if value != []}
 
@@ -115,6 +113,6 @@ def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) ->
 def _operation(base: str, operation: Operation) -> dict[str, str]:
     return {
         "name": operation.code,
-        "definition": operation.standard or f"{base}/OperationDefinition/{operation.id}",
+        "definition": f"{base}/OperationDefinition/{operation.id}",
         "documentation": operation.description or operation.title,
     }

@@ -26,11 +26,12 @@ def never(_: Document) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of a composite: its kind, and the expression from the composite's element."""
+    """One part of a composite: its kind, the expression from the composite's element, and the parameter's URL."""
 
     kind: str
     expression: str
     targets: tuple[str, ...] = ()
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,7 @@ class ResourceType:
     ``unique`` names business keys that one organisation may use once; ``sorts`` are the parameters offered for _sort;
     ``writers`` are the roles in which people write it (systems act for their organisation);
     ``left_out`` are the standard's parameters that are not served;
-    ``referrers`` are the (type, parameter) whose existence forbids a delete;
-    ``pending`` are parameters that are indexed as resources are written, and not yet for all that are there."""
+    ``referrers`` are the (type, parameter) whose existence forbids a delete."""
 
     name: str
     search: tuple[SearchParam, ...] = ()
@@ -68,8 +68,6 @@ class ResourceType:
     insert_only: bool = False
     writers: tuple[str, ...] = ()
     referrers: tuple[tuple[str, str], ...] = ()
-    pending: frozenset[str] = frozenset()
-    schema: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +83,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation: where it is called, what goes in and out, and the function that does it. The type ``Resource`` is every
-    type; ``levels`` are of system, type, instance; with ``own_input`` the handler reads the body itself."""
+    """A custom operation: where it is called, what goes in and out, and the function that does it.
+
+    ``levels`` are of system, type, instance."""
 
     code: str
     type: str
@@ -97,8 +96,6 @@ class Operation:
     outputs: tuple[Parameter, ...]
     handler: Callable[[Context, Request, Mapping[str, Any]], Any]
     description: str = ""
-    own_input: bool = False
-    standard: str = ""
 
     @property
     def id(self) -> str:

@@ -121,9 +121,9 @@ def matched(ctx: Context, request: Request) -> Call:
 
 
 def _operation(type_: ResourceType | None, code: str, instance: bool, method: str) -> Operation:
-    level, names = "instance" if instance else "type" if type_ else "system", (type_.name if type_ else "", "Resource")
+    level, name = "instance" if instance else "type" if type_ else "system", type_.name if type_ else ""
     for operation in OPERATIONS:
-        if operation.code == code and level in operation.levels and operation.type in names:
+        if operation.code == code and level in operation.levels and operation.type == name:
             if method == "GET" and operation.affects_state:
                 raise MethodNotAllowed(f"${code} changes state: use POST.")
             return operation
@@ -179,8 +179,11 @@ def retried(
         if not fresh.changes:  # nothing new, and yet something was told
             ctx.note(Line(ctx.principal, interaction, ctx.now, "0", reply.touched, operation=operation))
             return reply
-        audit.accompany(fresh, provenance)
         audit.record(fresh, interaction, operation)
+        if provenance is not None and fresh.changes.writes:
+            said = audit.said_of(fresh, provenance)
+            access.resolvable(fresh, [("Provenance", said)])
+            audit.add(fresh, said)
         try:
             ctx.store.commit(fresh.changes)
         except Conflict:
@@ -246,11 +249,9 @@ def _write(ctx: Context, request: Request, type_: ResourceType, call: Call) -> R
 def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     operation = call.operation
     assert operation is not None
-    inputs = {} if operation.own_input else parameters.read(operation, request)
+    inputs = parameters.read(operation, request)
     _references(ctx, operation, inputs)
     named = {"id": call.arguments[0]} if call.arguments else {}
-    if operation.type == "Resource":
-        named["type"] = call.type.name if call.type else ""
     result: Any = operation.handler(ctx, request, named | inputs)
     return parameters.answer(operation, result, lambda written: access.shows(ctx, written))
 

@@ -7,19 +7,21 @@ https://hl7.org/fhir/R4/searchparameter.html https://hl7.org/fhir/R4/operationde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from fhirserver import __date__, __version__
+from auth.principal import Principal
+from fhirserver import __date__, __version__, audit
 from fhirserver.definitions import Operation, Parameter, ResourceType, SearchParam
+from fhirserver.errors import Conflict
+from fhirserver.interactions import put
 from fhirserver.messages import Context
-from fhirserver.moments import milliseconds
 from fhirserver.operations import OPERATIONS
 from fhirserver.search import KINDS
-from fhirserver.search.index import index
 from fhirserver.search.parameters import parameters
 from fhirserver.validation import Document, built, dumps
-from fhirserver.versions import EVERYTHING, Changes, Write
+from fhirserver.versions import EVERYTHING, Changes
 
 TYPES = frozenset({"SearchParameter", "OperationDefinition"})
 OWNER = "fhirserver"
@@ -29,45 +31,42 @@ COMPARATORS = ("eq", "ne", "gt", "ge", "lt", "le", "sa", "eb", "ap")
 
 
 def publish(ctx: Context) -> None:
-    """Store what is not stored yet. Cheap where nothing changed."""
-    documents = {(d["resourceType"], d["id"]): d for d in _documents(ctx)}
-    stamp = hashlib.sha256(dumps(list(documents.values())).encode()).hexdigest()
+    """Store what is not stored yet, or is not what it was; another process may do the same at the same time."""
+    documents, stamp = _documents(ctx.base, tuple(ctx.store.types.values()))
     if ctx.store.published() == stamp:
         return
-    rows = list(documents.values())
-    for start in range(0, len(rows), _BATCH):
-        changes = Changes()
-        for document in rows[start : start + _BATCH]:
-            _add(ctx, changes, document)
-        if changes:
-            ctx.store.commit(changes)
+    server = replace(ctx, principal=Principal(OWNER, OWNER))
+    for start in range(0, len(documents), _BATCH):
+        batch = replace(server, changes=Changes())
+        for type_ in TYPES:
+            _add(batch, type_, [d for d in documents[start : start + _BATCH] if d["resourceType"] == type_])
+        audit.record(batch, "batch")
+        try:
+            ctx.store.commit(batch.changes)
+        except Conflict:
+            return  # it is being stored: who asks next sees whether it all was
     ctx.store.set_published(stamp)
 
 
-def _add(ctx: Context, changes: Changes, document: Document) -> None:
-    type_, id_ = ctx.store.types[document["resourceType"]], document["id"]
-    current = ctx.store.get(type_.name, id_, EVERYTHING)
-    resource = built(document)
-    if current is not None and current.owner != OWNER:
-        return
-    version = current.version if current else 0
-    write = Write(type_.name, id_, version, milliseconds(ctx.now), "PUT", OWNER, type_.base_keys(OWNER, document),
-                  resource.text(id_, version + 1, ctx.now), document, index(type_, document))  # fmt: skip
-    if current is not None:
-        write.generation = current.generation
-    changes.add(write)
+def _add(ctx: Context, name: str, documents: list[Document]) -> None:
+    type_ = ctx.store.types[name]
+    stored = {row.id: row for row in ctx.store.fetch(name, [d["id"] for d in documents], EVERYTHING)}
+    for document in documents:
+        current, resource = stored.get(document["id"]), built(document)
+        if current is None or current.owner == OWNER:
+            put(ctx, type_, resource, document["id"], current, "PUT")
 
 
-def _documents(ctx: Context) -> Iterator[Document]:
+@lru_cache(maxsize=2)
+def _documents(base: str, types: tuple[ResourceType, ...]) -> tuple[list[Document], str]:
+    """All of them, and a stamp by which to know them."""
     found: dict[str, list[tuple[ResourceType, SearchParam]]] = {}
-    for type_ in ctx.store.types.values():
+    for type_ in types:
         for param in parameters(type_).values():
             found.setdefault(param.url, []).append((type_, param))
-    for url, rows in found.items():
-        if url and not url.startswith(f"{ctx.base}/"):
-            yield _search_parameter(url, rows)
-    for operation in OPERATIONS:
-        yield operation_definition(ctx.base, operation)
+    documents = [_search_parameter(url, rows) for url, rows in found.items() if url]
+    documents += [operation_definition(base, operation) for operation in OPERATIONS]
+    return documents, hashlib.sha256(dumps(documents).encode()).hexdigest()
 
 
 def _search_parameter(url: str, rows: list[tuple[ResourceType, SearchParam]]) -> Document:
@@ -94,13 +93,12 @@ def _search_parameter(url: str, rows: list[tuple[ResourceType, SearchParam]]) ->
     names = [{"of-type": "ofType", "identifier": "identifier"}.get(m, m) for m in KINDS[param.kind].MODIFIERS]
     document["modifier"] = ["missing", *names, *(["type"] if param.kind == "reference" else [])]
     if param.components:
-        document["component"] = [{"definition": url, "expression": c.expression} for c in param.components]
+        document["component"] = [{"definition": c.url, "expression": c.expression} for c in param.components]
     return document
 
 
 def operation_definition(base: str, operation: Operation) -> Document:
     """https://hl7.org/fhir/R4/operationdefinition.html"""
-    every = operation.type == "Resource"
     document: Document = {
         "resourceType": "OperationDefinition",
         "id": operation.id,
@@ -120,8 +118,6 @@ def operation_definition(base: str, operation: Operation) -> Document:
     }
     if operation.type:
         document["resource"] = [operation.type]
-    if operation.standard and not every:
-        document["base"] = operation.standard
     rows = [_parameter(p, "in") for p in operation.inputs] + [_parameter(p, "out") for p in operation.outputs]
     return document | ({"parameter": rows} if rows else {})
 

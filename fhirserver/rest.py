@@ -33,7 +33,7 @@ from fhirserver.errors import (
 )
 from fhirserver.interactions.patch import JSON_PATCH
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.shape import shaped
+from fhirserver.shape import Shape, shaped
 from fhirserver.validation import MAX_RESOURCE, dumps
 
 log = logging.getLogger("fhirserver.rest")
@@ -67,7 +67,8 @@ def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -
     def answer(request: HTTPRequest, body: bytes) -> Response:
         ctx = new_context(authenticate(request.headers.get("authorization")))
         asked = _request(request, body)
-        reply = shaped(asked, dispatch(ctx, asked))
+        shape = Shape.of(asked.query)  # before anything is written
+        reply = shaped(shape, dispatch(ctx, asked))
         return _response(reply, request.method == "HEAD", ("_pretty", "true") in asked.query)
 
     app.add_middleware(_Edge, handle=handle)

@@ -83,7 +83,7 @@ def database_uri(settings: Settings) -> Iterator[str]:
     if settings.mongodb_uri:
         yield settings.mongodb_uri
         return
-    if uri := _of_running_server(settings):
+    if uri := of_running_server(settings):
         yield uri
         return
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -95,7 +95,8 @@ def database_uri(settings: Settings) -> Iterator[str]:
             embedded.stop()
 
 
-def _of_running_server(settings: Settings) -> str | None:
+def of_running_server(settings: Settings) -> str | None:
+    """The database of the server that runs on this data folder; None where none does."""
     try:
         found = json.loads(run_file(settings).read_text())
     except (OSError, ValueError):

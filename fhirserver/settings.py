@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="The URL under which clients reach the server; unset: where it listens")
     organization: str = Field("centre", description="Id of the installation's own Organization, the central unit")
     organization_name: str = Field("Reading centre", description="Its name, where the server has to create it")
+    resource_types: str = Field("", description="Resource types to serve beside those that the reading needs; empty: all of R4")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, description="Port to listen on")
     study_quiet_seconds: float = Field(10.0, description="A study without new images for so long is complete")

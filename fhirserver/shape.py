@@ -5,16 +5,20 @@ https://hl7.org/fhir/R4/search.html#summary
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from fhirserver import r4
-from fhirserver.messages import Reply, Request
+from fhirserver.errors import BadRequest
+from fhirserver.messages import Reply
 from fhirserver.validation import Document, dumps, loads
 
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
+SUMMARIES = ("true", "text", "data", "count", "false")
+_NAMES = re.compile(r"[\w.]+(,[\w.]+)*")
 _ALWAYS = ("resourceType", "id", "meta")
 
 
@@ -27,9 +31,14 @@ class Shape:
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Shape:
+        """Errors: 400 for a summary or a name that is none."""
         given = dict(pairs)
-        summary = given.get("_summary", "")
-        names = tuple(name for name in given.get("_elements", "").split(",") if name)
+        summary, elements = given.get("_summary", ""), given.get("_elements", "")
+        if summary and summary not in SUMMARIES:
+            raise BadRequest(f"_summary is one of {', '.join(SUMMARIES)}.", "_summary")
+        if elements and not _NAMES.fullmatch(elements):
+            raise BadRequest("_elements is a list of element names.", "_elements")
+        names = tuple(elements.split(",")) if elements else ()
         return cls(summary if summary in ("true", "text", "data") else "", names) if summary or names else WHOLE
 
     def shaped(self, text: str) -> str:
@@ -60,9 +69,8 @@ class Shape:
 WHOLE = Shape()
 
 
-def shaped(request: Request, reply: Reply) -> Reply:
+def shaped(shape: Shape, reply: Reply) -> Reply:
     """The answer of a single resource in the shape that was asked for; a Bundle has shaped its entries itself."""
-    shape = Shape.of(request.query)
     if shape is WHOLE or not reply.body or reply.status >= 300 or reply.body.startswith('{"resourceType":"Bundle"'):
         return reply
     return replace(reply, body=shape.shaped(reply.body))

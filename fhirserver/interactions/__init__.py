@@ -7,7 +7,7 @@ from fhirserver.interactions.conditional import referenced, settled
 from fhirserver.interactions.history import history_instance, history_system, history_type
 from fhirserver.interactions.patch import patch
 from fhirserver.interactions.read import read, reply, vread
-from fhirserver.interactions.search import found_by, lookup, search_compartment, search_system, search_type, understood
+from fhirserver.interactions.search import search_compartment, search_system, search_type
 from fhirserver.interactions.write import check_if_match, create, delete, existing, put, unchanged, update, written
 
 __all__ = [
@@ -15,11 +15,9 @@ __all__ = [
     "create",
     "delete",
     "existing",
-    "found_by",
     "history_instance",
     "history_system",
     "history_type",
-    "lookup",
     "patch",
     "put",
     "read",
@@ -30,7 +28,6 @@ __all__ = [
     "search_type",
     "settled",
     "unchanged",
-    "understood",
     "update",
     "vread",
     "written",

@@ -6,11 +6,12 @@ https://hl7.org/fhir/R4/http.html#search
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from fhirserver import access
-from fhirserver.definitions import ResourceType, SearchParam
+from fhirserver.definitions import ResourceType
 from fhirserver.errors import BadRequest, NotFound, TooCostly
 from fhirserver.interactions import merged
 from fhirserver.messages import Context, Reply, Request
@@ -18,12 +19,13 @@ from fhirserver.search import includes, page
 from fhirserver.search.clause import IDENTIFYING, Clause
 from fhirserver.search.index import COMPARTMENTS, scalar
 from fhirserver.search.lookup import Lookup, Pairs
-from fhirserver.search.parameters import values
-from fhirserver.search.query import Query, held, parse
+from fhirserver.search.parameters import parameters, values
+from fhirserver.search.query import Query, parse
 from fhirserver.validation import loads
 from fhirserver.versions import Stored, Visible
 
 MAX_CHAIN = 1000
+MAX_LOOKUPS = 200
 MAX_SORTED = 1000
 MAX_SCANNED = 10_000
 _LAST_ID = "~"  # after every id: "[A-Za-z0-9\\-.]"
@@ -80,7 +82,7 @@ def _answer(ctx: Context, request: Request, path: str, queries: list[Query]) -> 
     several = len(queries) != 1
     if several and any(query.by or query.sort[0][0] != "ts" for query in queries):
         raise BadRequest("Over several types, _sort is by _lastUpdated.", "_sort")
-    query = queries[0] if queries else Query(ctx.store.types["Basic"], sort=[("ts", -1), ("_id", 1)])
+    query = queries[0] if queries else understood(ctx, ctx.store.types["Patient"], _untyped(request.query), _lenient(request))
     if query.only_count:
         counted = sum(_count(ctx, one) for one in queries)
         return Reply(200, page.counted(ctx, path, query, _used(request, query, several), counted))
@@ -158,7 +160,10 @@ def _is_after(key: list[Any], last: list[Any], by: list[tuple[str, int]]) -> boo
 def _key(ctx: Context, query: Query, row: Stored) -> list[Any]:
     data = loads(row.json)
     columns = {"_id": row.id, "_lastUpdated": row.ts}
-    return [columns[code] if code in columns else scalar(query.type, code, data) for code, _ in query.by] + [row.id]
+    return [
+        columns[code] if code in columns else scalar(query.type, code, values(query.type, parameters(query.type)[code], data))
+        for code, _ in query.by
+    ] + [row.id]
 
 
 def _fingerprint(ctx: Context, path: str, query: Query) -> str:
@@ -170,37 +175,33 @@ def _fingerprint(ctx: Context, path: str, query: Query) -> str:
 # ---------------------------------------------------------------- understanding, with what has to be looked up
 
 
-def understood(ctx: Context, type_: ResourceType, pairs: Pairs, lenient: bool = False) -> Query:
+def understood(
+    ctx: Context, type_: ResourceType, pairs: Pairs, lenient: bool = False, lookups: Iterator[int] | None = None
+) -> Query:
     """The query, its chains resolved to what this caller may see; this server's own base is no part of a reference."""
     base = f"{ctx.base}/"
-    return parse(
-        type_, [(name, value.replace(base, "") if base in value else value) for name, value in pairs], lenient, lookup(ctx)
-    )
+    asked = [(name, value.replace(base, "") if base in value else value) for name, value in pairs]
+    return parse(type_, asked, lenient, _lookup(ctx, lookups or iter(range(MAX_LOOKUPS))))
 
 
-def lookup(ctx: Context) -> Lookup:
-    def positions(type_: ResourceType, param: SearchParam, rough: Clause) -> list[tuple[str, Any]]:
-        query = parse(type_, ())
-        query.clauses.append(rough)
-        rows = _all(ctx, query)
-        return [(row.id, value) for row in rows for _, value in values(type_, param, loads(row.json))]
-
-    return Lookup(ctx.store.types, ctx.base, find_with(ctx), held, lambda references: merged.same(ctx, references), positions)
-
-
-def find_with(ctx: Context) -> Any:
-    """A search within a search."""
+def _lookup(ctx: Context, lookups: Iterator[int]) -> Lookup:
+    """``lookups`` is what is left of those that one request may make, however its chains fork."""
 
     def find(target: str, pairs: Pairs) -> list[Stored]:
         access.require(ctx.principal, target, "s")
         if target not in ctx.store.types:
             raise BadRequest("A chain passes through a type that is not served here.")
-        return _all(ctx, understood(ctx, ctx.store.types[target], pairs))
+        return _all(ctx, understood(ctx, ctx.store.types[target], pairs, lookups=lookups), lookups)
 
-    return find
+    def meeting(type_: ResourceType, clause: Clause) -> list[Stored]:
+        return _all(ctx, Query(type_, [clause], sort=[("_id", 1)]), lookups)
+
+    return Lookup(ctx.store.types, ctx.base, find, meeting, lambda references: merged.same(ctx, references))
 
 
-def _all(ctx: Context, query: Query) -> list[Stored]:
+def _all(ctx: Context, query: Query, lookups: Iterator[int]) -> list[Stored]:
+    if next(lookups, None) is None:
+        raise TooCostly(f"The search looks into more than {MAX_LOOKUPS} others; name the types that its chains pass through.")
     seen = access.visible(ctx.principal, query.type.name)
     _bounded(ctx, query, seen)
     found = ctx.store.search(query, seen, MAX_CHAIN + 1)

@@ -215,7 +215,7 @@ def _concepts(concepts: list[Definition]) -> list[str]:
 def search_parameters(definitions: dict[str, Definition]) -> dict[str, Any]:
     """Type -> {code: [kind, expression, targets, id, components]}; the expression holds only this type's branches of the union.
 
-    ``components`` of a composite are [kind, expression from there, targets].
+    ``components`` of a composite are [kind, expression from there, targets, url].
     """
     table: dict[str, dict[str, Any]] = {}
     for parameter in definitions.values():
@@ -238,7 +238,7 @@ def _components(parameter: Definition, definitions: dict[str, Definition]) -> li
     meant = [(definitions[row["definition"]], row["expression"]) for row in rows]
     if parameter["id"] == "DocumentReference-relationship":
         meant = [(meant[1][0], meant[0][1]), (meant[0][0], meant[1][1])]
-    found = [[definition["type"], expression, definition.get("target")] for definition, expression in meant]
+    found = [[definition["type"], expression, definition.get("target"), definition["url"]] for definition, expression in meant]
     return found or None
 
 

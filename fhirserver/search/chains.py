@@ -5,6 +5,7 @@ https://hl7.org/fhir/R4/search.html#chaining https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fhirserver.definitions import ResourceType, SearchParam
@@ -22,12 +23,16 @@ MAX_HIERARCHY = 1000
 _UPWARDS = {"Location": "partof", "Organization": "partof", "Encounter": "part-of", "Procedure": "part-of", "Task": "part-of"}
 
 
+# (reference parameter, target type, parameter, value) -> the clause for targets that are contained
+Held = Callable[[SearchParam, ResourceType, str, str], Clause | None]
+
+
 def shown(name: str) -> str:
     """A parameter's name, safe to tell in an error."""
     return name if len(name) <= 64 and all(c.isascii() and (c.isalnum() or c in "-_:.") for c in name) else "?"
 
 
-def forward(type_: ResourceType, name: str, value: str, lookup: Lookup) -> Clause | None:
+def forward(type_: ResourceType, name: str, value: str, lookup: Lookup, held: Held) -> Clause | None:
     """``based-on:ServiceRequest.subject.family=…``; None where the first is no reference parameter."""
     stem, _, rest = name.partition(".")
     stem, _, named = stem.partition(":")
@@ -41,9 +46,14 @@ def forward(type_: ResourceType, name: str, value: str, lookup: Lookup) -> Claus
         raise BadRequest(f"{stem} points to no type that has {shown(rest)}.", stem)
     references = [row.reference for target in targets for row in lookup.find(target, [(rest, value)])]
     tags = [f"{param.code}={reference}" for reference in lookup.same(references)] if references else []
-    linked = [Clause({"t": {"$in": tags}}, IDENTIFYING + 1)] if tags else []
-    held = [clause for target in targets if (clause := lookup.held(param, lookup.types[target], rest, value))]
-    return either([*linked, *held]) if linked or held else NOTHING
+    found = [Clause({"t": {"$in": tags}}, IDENTIFYING + 1)] if tags else []
+    for target in targets:
+        inside = held(param, lookup.types[target], rest, value)
+        if inside is not None and inside.tags is not None:
+            found.append(inside)
+        elif inside is not None and (ids := [row.id for row in lookup.meeting(type_, inside)]):
+            found.append(Clause({"_id": {"$in": ids}}, IDENTIFYING - 1))
+    return either(found) if found else NOTHING
 
 
 def _targets(param: SearchParam, named: str, rest: str, lookup: Lookup) -> list[str]:

@@ -21,6 +21,14 @@ class Clause:
         return self.exact if self.exact is not None else self.flat
 
     @property
+    def tags(self) -> list[str] | None:
+        """Where that is all: the tags of which one is asked for."""
+        asked = self.flat.get("t") if self.exact is None and len(self.flat) == 1 else None
+        if isinstance(asked, str):
+            return [asked]
+        return asked["$in"] if isinstance(asked, dict) and set(asked) == {"$in"} else None
+
+    @property
     def leads(self) -> bool:
         """Whether an index serves the flat part."""
         return self.weight < NEGATIVE
@@ -35,6 +43,9 @@ def either(clauses: list[Clause]) -> Clause:
     """One of several: each alternative by its own index, and exactly in the second stage."""
     if len(clauses) == 1:
         return clauses[0]
+    tags = [clause.tags for clause in clauses]
+    if all(one is not None for one in tags):
+        return Clause({"t": {"$in": [tag for some in tags for tag in some or ()]}}, max(clause.weight for clause in clauses))
     exact = {"$or": [clause.second for clause in clauses]}
     if all(clause.leads for clause in clauses):
         return Clause({"$or": [clause.flat for clause in clauses]}, max(clause.weight for clause in clauses), exact)

@@ -53,7 +53,7 @@ def _checked(ctx: Context, query: Query) -> None:
                 continue
             source = ctx.store.types.get(include.source)
             param = parameter(source, include.code) if source else None
-            known = param is not None and param.kind == "reference" and source is not None and param.code not in source.pending
+            known = param is not None and param.kind == "reference"
             if source is None or not (include.code == "*" or known):
                 raise BadRequest("There is no reference parameter of this name to include by.", name)
 
@@ -65,7 +65,7 @@ def _parameters(type_: ResourceType, code: str) -> Iterator[SearchParam]:
         if param is not None and param.kind == "reference":
             yield param
     else:
-        yield from (p for p in parameters(type_).values() if p.kind == "reference" and p.code not in type_.pending)
+        yield from (p for p in parameters(type_).values() if p.kind == "reference")
 
 
 def _forward(ctx: Context, include: Include, edge: list[Stored], allowed: Allowed) -> list[Stored]:

@@ -12,10 +12,11 @@ from typing import Any
 from fhirserver import r4
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.search import KINDS, composite, date, string
-from fhirserver.search.parameters import parameter, parameters, tuples, values
+from fhirserver.search.parameters import code_of, parameters, tuples
 from fhirserver.search.paths import Value, compiled
 from fhirserver.store import Index
 
+SCHEMA = 2
 _LAST_TEXT = "\uffff"
 COMPARTMENTS = ("Patient", "Practitioner", "RelatedPerson", "Encounter", "Device")
 HELD = ("token", "string", "uri", "reference")  # the kinds by which chains into contained resources look
@@ -41,10 +42,12 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
     tags: dict[str, None] = {}
     dates: dict[str, list[dict[str, int]]] = {}
     ranges: dict[str, list[dict[str, Any]]] = {}
+    pointed: dict[str, list[Value]] = {}
     for param, accessor in _accessors(type_):
         found = accessor(data)
         if not found:
             continue
+        pointed[param.code] = found
         code, entries = param.code, KINDS[param.kind].entries
         rows = [row for fhir_type, value in found if value is not None for row in entries(code, fhir_type, value)]
         if not rows:
@@ -69,10 +72,10 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
         "t": list(tags),
         "d": dates,
         "q": ranges,
-        "o": {code: scalar(type_, code, data, dates) for code in type_.sorts},
-        "c": _compartments(type_, data),
+        "o": {code: scalar(type_, code, pointed.get(code, [])) for code in type_.sorts},
+        "c": _compartments(type_, pointed),
         "u": type_.unique(data),
-        "schema": type_.schema,
+        "schema": SCHEMA,
     }
 
 
@@ -102,15 +105,11 @@ def _held(type_: ResourceType, data: dict[str, Any]) -> Iterator[str]:
                             yield from KINDS[inner.kind].entries(code, fhir_type, found)
 
 
-def scalar(type_: ResourceType, code: str, data: dict[str, Any], dates: dict[str, Any] | None = None) -> int | float | str:
-    """The value to sort by; what is missing sorts as the greatest."""
+def scalar(type_: ResourceType, code: str, found: list[Value]) -> int | float | str:
+    """What to sort by, of the parameter's values; what is missing sorts as the greatest."""
     param = parameters(type_)[code]
-    found = values(type_, param, data)
     if param.kind == "date":
-        spans = (dates or {}).get(code) or [
-            {"l": low} for fhir_type, value in found for low, _ in date.entries(code, fhir_type, value)
-        ]
-        return min((span["l"] for span in spans), default=date.LAST)
+        return min((low for kind, value in found for low, _ in date.entries(code, kind, value)), default=date.LAST)
     if code in type_.ranks:
         ranks = type_.ranks[code]
         return min((ranks.get(value, len(ranks)) for _, value in found), default=len(ranks))
@@ -128,19 +127,18 @@ def scalar(type_: ResourceType, code: str, data: dict[str, Any], dates: dict[str
 @cache
 def _memberships(type_: ResourceType) -> list[tuple[str, list[str]]]:
     """(compartment, the parameters that put a resource of this type into it)."""
-    return [(name, list(r4.compartment_parameters(name, type_.name))) for name in COMPARTMENTS]
+    return [(name, [code_of(type_, code) for code in r4.compartment_parameters(name, type_.name)]) for name in COMPARTMENTS]
 
 
-def _compartments(type_: ResourceType, data: dict[str, Any]) -> list[str]:
+def _compartments(type_: ResourceType, pointed: dict[str, list[Value]]) -> list[str]:
     """``Patient/1``, … : those that the resource is in. https://hl7.org/fhir/R4/compartmentdefinition.html"""
     found: set[str] = set()
     for name, codes in _memberships(type_):
         for code in codes:
-            if param := parameter(type_, code):
-                for kind, value in values(type_, param, data):
-                    reference = value.get("reference", "") if kind == "Reference" else ""
-                    if reference.startswith(f"{name}/"):
-                        found.add(reference.split("/_history/")[0])
+            for kind, value in pointed.get(code, ()):
+                reference = value.get("reference", "") if kind == "Reference" else ""
+                if reference.startswith(f"{name}/"):
+                    found.add(reference.split("/_history/")[0])
     return sorted(found)
 
 

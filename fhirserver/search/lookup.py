@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fhirserver.definitions import ResourceType, SearchParam
+from fhirserver.definitions import ResourceType
 from fhirserver.errors import Unsupported
 from fhirserver.search.clause import Clause
 from fhirserver.versions import Stored
@@ -20,16 +20,14 @@ def _nothing(*_: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """``base`` is this server's own URL. ``find``: (type, pairs) -> the resources found; ``held``: (reference parameter,
-    target type, parameter, value) -> the clause for contained targets; ``same``: references -> those and what they were merged with;
-    ``positions``: (type, parameter, rough clause) -> (id, position)."""
+    """``base`` is this server's own URL. ``find``: (type, pairs) -> the resources found; ``meeting``: (type, clause) -> those
+    that meet it; ``same``: references -> those and what they were merged with."""
 
     types: dict[str, ResourceType]
     base: str
     find: Callable[[str, Pairs], list[Stored]]
-    held: Callable[[SearchParam, ResourceType, str, str], Clause | None] = lambda *_: None
+    meeting: Callable[[ResourceType, Clause], list[Stored]] = _nothing
     same: Callable[[list[str]], list[str]] = list
-    positions: Callable[[ResourceType, SearchParam, Clause], list[tuple[str, Any]]] = _nothing
 
 
 NO_LOOKUP = Lookup({}, "", _nothing)

@@ -41,7 +41,7 @@ def parameters(type_: ResourceType) -> dict[str, SearchParam]:
 
 
 def _components(rows: list[list[Any]] | None) -> tuple[Component, ...]:
-    return tuple(Component(kind, expression, tuple(targets or ())) for kind, expression, targets in rows or ())
+    return tuple(Component(kind, expression, tuple(targets or ()), url) for kind, expression, targets, url in rows or ())
 
 
 @cache

@@ -19,12 +19,15 @@ from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause, Filter, eith
 from fhirserver.search.index import HELD, held_code
 from fhirserver.search.lookup import NO_LOOKUP, Lookup
 from fhirserver.search.parameters import LEFT_OUT, code_of, of_strings, parameter, parameters, systems
+from fhirserver.search.parameters import values as parameter_values
 from fhirserver.search.values import divided, escaped, split
+from fhirserver.shape import Shape
+from fhirserver.validation import loads
+from fhirserver.versions import Stored
 
 Pairs = Iterable[tuple[str, str]]
 
 DEFAULT_COUNT, MAX_COUNT = 20, 1000
-SUMMARIES = ("true", "text", "data", "count", "false")
 # Parameters of the request as such: they belong to the HTTP edge
 GENERAL = ("_format", "_pretty")
 
@@ -143,13 +146,9 @@ def _control(query: Query, name: str, value: str) -> bool:
             if value not in ("none", "estimate", "accurate"):
                 raise BadRequest("_total is none, estimate or accurate.", "_total")
             query.accurate_total = value != "none"
-        case "_summary":
-            if value not in SUMMARIES:
-                raise BadRequest(f"_summary is one of {', '.join(SUMMARIES)}.", "_summary")
-            query.only_count = query.only_count or value == "count"
-        case "_elements":
-            if not all(re.fullmatch(r"(\w+\.)*\w+", name) for name in value.split(",")):
-                raise BadRequest("_elements is a list of element names.", "_elements")
+        case "_summary" | "_elements":
+            Shape.of([(stem, value)])
+            query.only_count = query.only_count or (stem, value) == ("_summary", "count")
         case "_cursor":
             query.cursor = value
         case _:
@@ -163,9 +162,7 @@ def _sort(query: Query, value: str) -> None:
     served = parameters(query.type)
     codes = [(code_of(query.type, name), direction) for name, direction in keys]
     for code, _ in codes:
-        if code not in ("_id", "_lastUpdated") and (
-            code not in served or served[code].kind == "composite" or code in query.type.pending
-        ):
+        if code not in ("_id", "_lastUpdated") and (code not in served or served[code].kind == "composite"):
             raise Unsupported(f"{query.type.name} cannot be sorted by {chains.shown(code)}.", "_sort")
     columns = {"_id": "_id", "_lastUpdated": "ts"} | {code: f"o.{code}" for code in query.type.sorts}
     if all(code in columns for code, _ in codes):
@@ -201,7 +198,7 @@ def _search(query: Query, name: str, value: str, lookup: Lookup) -> bool:
         case _ if name.startswith("_has:"):
             query.clauses.append(chains.reverse(type_, name, value, lookup))
         case _ if "." in name:
-            clause = chains.forward(type_, name, value, lookup)
+            clause = chains.forward(type_, name, value, lookup, held)
             if clause is None:
                 return False
             query.clauses.append(clause)
@@ -217,10 +214,6 @@ def _search(query: Query, name: str, value: str, lookup: Lookup) -> bool:
 def clause_of(type_: ResourceType, param: SearchParam, modifier: str, value: str, lookup: Lookup) -> Clause:
     """One parameter with its modifier and value."""
     code, kind = param.code, KINDS[param.kind]
-    if code in type_.pending:
-        raise Unsupported(
-            f"{code} is being indexed; ask again when that is done: fhirserver reindex shows how far it is.", code
-        )
     if modifier == "missing":
         if value not in ("true", "false"):
             raise BadRequest(f"{code}:missing is true or false.", code)
@@ -232,7 +225,7 @@ def clause_of(type_: ResourceType, param: SearchParam, modifier: str, value: str
         case "composite":
             return composite.where(code, param.components, values)
         case "special":
-            return special.where(code, values, lambda rough: lookup.positions(type_, param, rough))
+            return special.where(code, values, lambda rough: _positions(type_, param, lookup.meeting(type_, rough)))
         case "reference":
             return _referring(param, modifier, values, lookup)
         case "token":
@@ -240,6 +233,10 @@ def clause_of(type_: ResourceType, param: SearchParam, modifier: str, value: str
         case _:
             clause: Clause = kind.where(code, modifier or None, values, False)
             return clause
+
+
+def _positions(type_: ResourceType, param: SearchParam, rows: list[Stored]) -> list[tuple[str, Any]]:
+    return [(row.id, value) for row in rows for _, value in parameter_values(type_, param, loads(row.json))]
 
 
 def held(param: SearchParam, target: ResourceType, name: str, value: str) -> Clause | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from conftest import BASE, assert_outcome, order, patient
 from starlette.testclient import TestClient
@@ -48,6 +50,18 @@ SEARCHES = [
     "Provenance",
     "AuditEvent?entity=Patient/{Patient}",
     "Task",
+    "?_type=Patient,ServiceRequest,DiagnosticReport",
+    "?_id={Patient}",
+    "_history",
+    "Patient/_history?_at=2026-11-24",
+    "Patient?_has:ServiceRequest:subject:identifier=urn:acsn|S-1",
+    "Patient?birthdate:missing=true",
+    "Patient?name:contains=a",
+    "ServiceRequest?subject:missing=false",
+    "ServiceRequest?subject.name=n",
+    "Patient?_sort=gender",
+    "ServiceRequest?_include=*&_revinclude=*",
+    "Patient?_elements=id",
 ]
 
 
@@ -60,6 +74,31 @@ def test_no_search_finds_another_facilitys_resources(office, secret, search):
     assert own == []
     if "Patient" in search.split("?")[0]:
         assert body.get("total", 0) == 0
+
+
+@pytest.mark.parametrize("path", ["Patient/{Patient}/ServiceRequest", "Patient/{Patient}/*", "Patient/{Patient}/_history"])
+def test_a_hidden_compartment_is_answered_like_a_missing_one(office, secret, path):
+    hidden = office.get(path.format(**secret))
+    missing = office.get(path.format(Patient="00000000-0000-4000-8000-000000000000"))
+    assert (hidden.status_code, hidden.content) == (404, missing.content)
+
+
+def test_a_patch_criteria_or_conditional_reference_to_what_is_hidden_find_nothing(office, secret):
+    rows = {"content": "[]", "headers": {"Content-Type": "application/json-patch+json"}}
+    hidden = office.patch(f"Patient/{secret['Patient']}", **rows)
+    missing = office.patch("Patient/00000000-0000-4000-8000-000000000000", **rows)
+    assert (hidden.status_code, hidden.content) == (404, missing.content)
+    assert_outcome(office.patch("Patient?identifier=urn:pesel|44", **rows), 404, "not-found")
+    entry = {"resource": order("Patient?identifier=urn:pesel|44"), "request": {"method": "POST", "url": "ServiceRequest"}}
+    assert_outcome(office.post("", json={"resourceType": "Bundle", "type": "transaction", "entry": [entry]}), 412, "conflict")
+
+
+def test_a_provenance_that_a_client_sends_refers_to_nothing_hidden(office, secret):
+    said = {"resourceType": "Provenance", "recorded": "2026-11-24T12:00:00Z"}
+    for id_ in (secret["Patient"], "00000000-0000-4000-8000-000000000000"):
+        agent = {"agent": [{"who": {"reference": f"Patient/{id_}"}}]}
+        reply = office.post("Patient", json=patient(), headers={"X-Provenance": json.dumps(said | agent)})
+        assert_outcome(reply, 422, "not-found")
 
 
 def test_an_order_that_refers_to_a_hidden_patient_is_refused_as_for_none(office, secret):

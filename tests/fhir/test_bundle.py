@@ -113,3 +113,15 @@ def test_the_order_of_puts_that_refer_to_each_other_does_not_matter(hospital, of
     assert hospital.get(f"ServiceRequest/{asked}").json()["subject"]["reference"] == f"Patient/{subject}"
     stolen = [rows[1], entry("POST", "ServiceRequest", order(f"Patient/{subject}"))]  # another organisation's: hidden
     assert office.post("", json=bundle(*stolen)).status_code == 404
+
+
+def test_two_criteria_that_find_one_resource_answer_400(hospital):
+    made = hospital.post("Patient", json=patient(identifier=[{"system": "urn:two", "value": "1"}])).json()
+    body = {name: value for name, value in made.items() if name not in ("id", "meta")}
+    rows = [entry("PUT", "Patient?identifier=urn:two|1", body), entry("PUT", f"Patient/{made['id']}", made)]
+    assert_outcome(hospital.post("", json=bundle(*rows)), 400, "invalid", "Bundle.entry[1]")
+
+
+def test_a_patch_without_a_resource_and_a_conditional_reference_outside_a_transaction_are_refused(hospital):
+    assert_outcome(hospital.post("", json=bundle(entry("PATCH", "Patient/$x"))), 422, "required")
+    assert_outcome(hospital.post("ServiceRequest", json=order("Patient?identifier=urn:two|1")), 422, "not-found")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import datetime, timezone
 
 import pytest
 from conftest import assert_outcome, order, patient
+
+from auth.principal import Principal
+from fhirserver.errors import InsufficientStorage
+from fhirserver.messages import Line
+from fhirserver.trail import Trail
 
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 FHIR = {"Content-Type": "application/fhir+json"}
@@ -148,8 +154,11 @@ def test_a_merged_patient_is_found_by_each_record_and_the_merge_is_taken_back(ho
 def test_x_provenance_stands_beside_the_write(hospital):
     said = {"resourceType": "Provenance", "recorded": "2026-11-24T12:00:00Z", "agent": [{"who": {"display": "Dr. X"}}]}
     made = hospital.post("Patient", json=patient(), headers={"X-Provenance": json.dumps(said)}).json()
-    [entry] = hospital.get(f"Provenance?target=Patient/{made['id']}/_history/1").json()["entry"]
-    assert entry["resource"]["agent"] == said["agent"]
+    entries = hospital.get(f"Provenance?target=Patient/{made['id']}/_history/1").json()["entry"]
+    assert said["agent"] in [entry["resource"]["agent"] for entry in entries]
+    assert "CREATE" in [
+        e["resource"].get("activity", {}).get("coding", [{}])[0].get("code") for e in entries
+    ]  # the server's own
     wrong = hospital.post("Patient", json=patient(), headers={"X-Provenance": '{"resourceType":"Patient"}'})
     assert_outcome(wrong, 422, "invalid")
 
@@ -159,3 +168,35 @@ def test_definitions_are_readable(hospital):
     assert (parameter["code"], parameter["type"]) == ("identifier", "token")
     assert hospital.get("OperationDefinition/Task-claim").json()["code"] == "claim"
     assert hospital.get("OperationDefinition?code=claim").json()["total"] == 1
+
+
+def test_a_shape_that_is_none_answers_400_and_writes_nothing(hospital, created):
+    made = created(patient())
+    for asked in ("_summary=some", "_elements=a%20b"):
+        assert_outcome(hospital.get(f"Patient/{made['id']}?{asked}"), 400, "invalid")
+        assert_outcome(hospital.put(f"Patient/{made['id']}?{asked}", json=made | {"gender": "other"}), 400, "invalid")
+    assert hospital.get(f"Patient/{made['id']}").json() == made
+
+
+def test_the_definition_of_a_composite_names_its_parts(hospital):
+    composite = hospital.get("SearchParameter/Observation-code-value-quantity").json()
+    assert [c["definition"].rpartition("/")[2] for c in composite["component"]] == [
+        "clinical-code",
+        "Observation-value-quantity",
+    ]
+    [proof] = hospital.get("Provenance?target=SearchParameter/Observation-code-value-quantity").json().get("entry", [None])[:1]
+    assert proof is None  # it is the server's own: its audit is not this caller's
+
+
+def test_a_full_disk_answers_507_and_the_next_line_is_whole(tmp_path):
+    (tmp_path / "full.open").symlink_to("/dev/full")
+    trail = Trail(tmp_path)
+    trail._file = open(tmp_path / "full.open", "ab", buffering=0)  # noqa: SIM115 - the trail closes it
+    line = Line(Principal("c", "hospital"), "read", datetime(2026, 11, 24, tzinfo=timezone.utc), "0")
+    with pytest.raises(InsufficientStorage) as full:
+        trail.append(line)
+    assert full.value.status == 507
+    trail.append(line)
+    trail._abandon()
+    [written] = [path for path in tmp_path.glob("*.closed") if not path.is_symlink()]
+    assert Line.read(written.read_bytes().strip()) == line

@@ -8,7 +8,8 @@ import pytest
 from conftest import BASE, assert_outcome, order, patient
 
 from fhirserver.moments import span
-from fhirserver.resources import RESOURCE_TYPES
+from fhirserver.resources import RESOURCE_TYPES, served
+from fhirserver.search.clause import Clause, either
 from fhirserver.search.parameters import parameters
 from fhirserver.search.query import parse
 from fhirserver.search.string import fold
@@ -216,6 +217,25 @@ def test_a_date_is_as_long_as_it_is_imprecise(text, low, high):
 )
 def test_letters_are_folded(text, folded):
     assert fold(text) == folded
+
+
+def test_a_chain_that_forks_into_too_many_lookups_is_refused(hospital):
+    assert_outcome(hospital.get("AuditEvent?entity.patient.general-practitioner.organization.partof.name=x"), 400, "too-costly")
+
+
+def test_alternatives_that_are_tags_are_one_clause():
+    """A top-level ``$or`` is a scan on the embedded server."""
+    assert either([Clause({"t": "a=1"}, 1), Clause({"t": {"$in": ["b=2", "b=3"]}}, 2)]).flat == {
+        "t": {"$in": ["a=1", "b=2", "b=3"]}
+    }
+
+
+def test_the_setting_narrows_the_types():
+    assert {"Patient", "Task", "Account"} <= set(served("Account"))
+    assert "Claim" not in served("Account")
+    assert set(served("")) == set(RESOURCE_TYPES)
+    with pytest.raises(ValueError, match="Nothing"):
+        served("Nothing")
 
 
 def test_the_parts_of_a_composite_hold_of_one_element(hospital, created):
