@@ -26,7 +26,7 @@ from fhirserver.versions import Changes, Write
 
 log = logging.getLogger("fhirserver.trail")
 
-_BATCH = 250
+_BATCH = 50  # lines in a commit: while one is written, other writers wait on the embedded database
 # Reading these reads what the lines become.
 TYPES = frozenset({"AuditEvent", "Provenance"})
 
