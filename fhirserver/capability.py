@@ -105,7 +105,7 @@ def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) ->
         "searchInclude": ["*", *(f"{type_.name}:{p.code}" for p in served if p.kind == "reference")],
         "searchRevInclude": pointing.get(type_.name, []),
         "searchParam": [{"name": p.code, "type": p.kind, **({"definition": p.url} if p.url else {})} for p in served],
-        "operation": [_operation(base, o) for o in OPERATIONS if o.type == type_.name],
+        "operation": [_operation(base, o) for o in OPERATIONS if o.concerns(type_.name) and set(o.levels) - {"system"}],
     }
     return {key: value for key, value in row.items() if value != []}
 
@@ -113,6 +113,6 @@ def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) ->
 def _operation(base: str, operation: Operation) -> dict[str, str]:
     return {
         "name": operation.code,
-        "definition": f"{base}/OperationDefinition/{operation.id}",
+        "definition": operation.url(base),
         "documentation": operation.description or operation.title,
     }

@@ -72,20 +72,24 @@ class ResourceType:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An operation's parameter, in or out. https://hl7.org/fhir/R4/operationdefinition.html"""
+    """An operation's parameter, in or out; ``as_sent``: a resource that the operation itself checks.
+
+    https://hl7.org/fhir/R4/operationdefinition.html
+    """
 
     name: str
     type: str
     min: int = 0
     max: str = "1"
     documentation: str = ""
+    as_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A custom operation: where it is called, what goes in and out, and the function that does it.
+    """An operation: where it is called, what goes in and out, and the function that does it.
 
-    ``levels`` are of system, type, instance."""
+    ``levels`` are of system, type, instance; the type ``Resource`` is every type; ``standard``: R4 defines it."""
 
     code: str
     type: str
@@ -96,7 +100,15 @@ class Operation:
     outputs: tuple[Parameter, ...]
     handler: Callable[[Context, Request, Mapping[str, Any]], Any]
     description: str = ""
+    standard: bool = False
 
     @property
     def id(self) -> str:
         return f"{self.type}-{self.code}"
+
+    def url(self, base: str) -> str:
+        """Its canonical URL: HL7's for what R4 defines."""
+        return f"{'http://hl7.org/fhir' if self.standard else base}/OperationDefinition/{self.id}"
+
+    def concerns(self, type_: str) -> bool:
+        return self.type in (type_, "Resource")

@@ -17,7 +17,8 @@ from fhirserver import access, audit, bundle, capability, interactions, publishe
 from fhirserver.definitions import Operation, ResourceType
 from fhirserver.errors import BadRequest, Conflict, Duplicate, FHIRError, MethodNotAllowed, NotFound
 from fhirserver.messages import Context, Line, Reply, Request
-from fhirserver.operations import OPERATIONS, PLAIN_WRITES, parameters
+from fhirserver.operations import OPERATIONS, parameters
+from fhirserver.operations.plain_writes import way_to
 from fhirserver.search.reference import relative
 from fhirserver.versions import Changes
 
@@ -77,9 +78,6 @@ HANDLERS: dict[str, Handler] = {
     "history-instance": interactions.history_instance,
     "history-type": interactions.history_type,
     "search-type": interactions.search_type,
-    "create": interactions.create,
-    "update": interactions.update,
-    "delete": interactions.delete,
 }
 _WRITES = frozenset({"create", "update", "patch", "delete"})
 
@@ -123,7 +121,7 @@ def matched(ctx: Context, request: Request) -> Call:
 def _operation(type_: ResourceType | None, code: str, instance: bool, method: str) -> Operation:
     level, name = "instance" if instance else "type" if type_ else "system", type_.name if type_ else ""
     for operation in OPERATIONS:
-        if operation.code == code and level in operation.levels and operation.type == name:
+        if operation.code == code and level in operation.levels and operation.concerns(name):
             if method == "GET" and operation.affects_state:
                 raise MethodNotAllowed(f"${code} changes state: use POST.")
             return operation
@@ -234,16 +232,13 @@ def settle(ctx: Context, request: Request) -> Request | Reply:
 
 def _write(ctx: Context, request: Request, type_: ResourceType, call: Call) -> Reply:
     """The type's own way to write; a patch goes the way of the update that it comes to."""
-    if type_.insert_only:
-        raise MethodNotAllowed(f"A {type_.name} is written by the server alone.")
+    update = way_to("update", type_)
     if not call.arguments and (call.interaction != "create" or "if-none-exist" in request.headers):
         plain = interactions.settled(ctx, request, type_)
         return plain if isinstance(plain, Reply) else perform(ctx, plain)
-    update = PLAIN_WRITES.get(("update", type_.name), interactions.update)
     if call.interaction == "patch":
         return interactions.patch(ctx, request, type_, call.arguments[0], update)
-    handler = PLAIN_WRITES.get((call.interaction, type_.name), HANDLERS[call.interaction])
-    return handler(ctx, request, type_, *call.arguments)
+    return way_to(call.interaction, type_)(ctx, request, type_, *call.arguments)
 
 
 def _operate(ctx: Context, request: Request, call: Call) -> Reply:
@@ -251,7 +246,9 @@ def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     assert operation is not None
     inputs = parameters.read(operation, request)
     _references(ctx, operation, inputs)
-    named = {"id": call.arguments[0]} if call.arguments else {}
+    named: dict[str, Any] = {"id": call.arguments[0]} if call.arguments else {}
+    if operation.type == "Resource":
+        named["type"] = call.type
     result: Any = operation.handler(ctx, request, named | inputs)
     return parameters.answer(operation, result, lambda written: access.shows(ctx, written))
 

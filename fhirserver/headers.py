@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from fhirserver import countries
 from fhirserver.messages import Context
 from fhirserver.primitives import is_date
 from fhirserver.validation import Document, loads
@@ -70,12 +71,12 @@ def patient_of(study: Study) -> Document:
     document: Document = {"resourceType": "Patient"}
     if number := attributes.get("PatientID"):
         system = attributes.get("IssuerOfPatientID") or coding.facility_system(study.owner, "patient")
-        document["identifier"] = [
-            {
-                "system": re.sub(r"\s", "_", system) if ":" in system else coding.facility_system(study.owner, "patient"),
-                "value": number,
-            }
-        ]
+        identifier = {
+            "system": re.sub(r"\s", "_", system) if ":" in system else coding.facility_system(study.owner, "patient"),
+            "value": number,
+        }
+        # A header's mistyped number must not lose the study.
+        document["identifier"] = [identifier | ({"use": "temp"} if countries.wrong(identifier) else {})]
     if human := human_name(attributes.get("PatientName", "")):
         document["name"] = [human]
     if sex := _SEX.get(attributes.get("PatientSex", "")):

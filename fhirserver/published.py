@@ -102,7 +102,7 @@ def operation_definition(base: str, operation: Operation) -> Document:
     document: Document = {
         "resourceType": "OperationDefinition",
         "id": operation.id,
-        "url": f"{base}/OperationDefinition/{operation.id}",
+        "url": operation.url(base),
         "version": __version__,
         "name": operation.id.replace("-", "_"),
         "title": operation.title,

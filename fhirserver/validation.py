@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from fhirserver import r4
+from fhirserver import countries, r4
 from fhirserver.errors import BadRequest, Invalid, Issue, TooLarge
 from fhirserver.invariants import INVARIANTS
 from fhirserver.primitives import CHECKS, is_id, is_text
@@ -168,6 +168,8 @@ def _object(value: Any, structure: r4.Structure, path: str, depth: int) -> Itera
             yield Issue("structure", f"Only one type of {name}[x] may be given.", f"{path}.{name}")
     if structure.name == "Extension":
         yield from _extension(value, path)
+    elif structure.name == "Identifier" and (number := countries.wrong(value)):
+        yield Issue("value", f"This is not a {number.name}: {number.form}.", f"{path}.value")
     for key, text, holds in INVARIANTS.get(structure.name, ()):
         try:
             met = holds(value)

@@ -6,7 +6,7 @@ https://hl7.org/fhir/R4/http.html#search
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,11 +28,13 @@ MAX_CHAIN = 1000
 MAX_LOOKUPS = 200
 MAX_SORTED = 1000
 MAX_SCANNED = 10_000
+# the rows of a page -> what comes along with them
+Also = Callable[[list[Stored]], list[Stored]]
 _LAST_ID = "~"  # after every id: "[A-Za-z0-9\\-.]"
 
 
 def search_type(ctx: Context, request: Request, type_: ResourceType) -> Reply:
-    return _answer(ctx, request, type_.name, [understood(ctx, type_, request.query, lenient=_lenient(request))])
+    return answered(ctx, request, type_.name, [understood(ctx, type_, request.query, lenient=_lenient(request))])
 
 
 def search_compartment(ctx: Context, request: Request, type_: ResourceType | None, compartment: str, id_: str) -> Reply:
@@ -47,13 +49,13 @@ def search_compartment(ctx: Context, request: Request, type_: ResourceType | Non
     queries = [understood(ctx, one, _untyped(request.query), lenient=_lenient(request)) for one in asked]
     for query in queries:
         query.clauses.append(Clause({"c": within}, IDENTIFYING + 1))
-    return _answer(ctx, request, f"{compartment}/{id_}/{type_.name if type_ else '*'}", queries)
+    return answered(ctx, request, f"{compartment}/{id_}/{type_.name if type_ else '*'}", queries)
 
 
 def search_system(ctx: Context, request: Request) -> Reply:
     """All types, or those of ``_type``, by the parameters that they share."""
     queries = [understood(ctx, one, _untyped(request.query), lenient=_lenient(request)) for one in _asked_types(ctx, request)]
-    return _answer(ctx, request, "", queries)
+    return answered(ctx, request, "", queries)
 
 
 def _lenient(request: Request) -> bool:
@@ -78,7 +80,8 @@ def _asked_types(ctx: Context, request: Request) -> list[ResourceType]:
 # ---------------------------------------------------------------- one search, over one type or several
 
 
-def _answer(ctx: Context, request: Request, path: str, queries: list[Query]) -> Reply:
+def answered(ctx: Context, request: Request, path: str, queries: list[Query], also: Also | None = None) -> Reply:
+    """One page over all queries; ``also``: what comes along with the rows shown, else what the first query includes."""
     several = len(queries) != 1
     if several and any(query.by or query.sort[0][0] != "ts" for query in queries):
         raise BadRequest("Over several types, _sort is by _lastUpdated.", "_sort")
@@ -98,7 +101,9 @@ def _answer(ctx: Context, request: Request, path: str, queries: list[Query]) -> 
         total = sum(_count(ctx, one) for one in queries)
     elif not (cursor or after):
         total = len(shown)
-    included = includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, name))
+    included = (
+        also(shown) if also else includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, name))
+    )
     used = _used(request, query, several)
     body = page.searchset(ctx, path, query, used, shown, included, total, cursor, fingerprint)
     return Reply(200, body, touched=tuple(row.touched for row in [*shown, *included]))

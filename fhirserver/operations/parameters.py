@@ -14,6 +14,7 @@ from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Invalid, Issue
 from fhirserver.messages import Reply, Request
 from fhirserver.primitives import CHECKS
+from fhirserver.search.query import GENERAL
 from fhirserver.validation import dumps, loads, problems
 from fhirserver.versions import Stored, Write
 
@@ -23,7 +24,7 @@ Result = Mapping[str, Any]
 
 def read(operation: Operation, request: Request) -> dict[str, Any]:
     """The inputs by name: a list where ``max`` is ``*``. Errors: 422 with every parameter that is wrong."""
-    given = _from_query(operation, request) if request.method == "GET" else _from_body(operation, request)
+    given = _from_query(operation, request) + _from_body(operation, request)
     declared = {p.name: p for p in operation.inputs}
     wrong = [
         Issue("not-supported", "The operation has no parameter of this name.", f"Parameters.parameter[{i}]")
@@ -49,7 +50,7 @@ def _from_query(operation: Operation, request: Request) -> list[tuple[int, str, 
         "boolean": lambda v: {"true": True, "false": False}.get(v, v),
         "integer": lambda v: int(v) if re.fullmatch("[0-9]{1,9}", v) else v,
     }
-    pairs = [(name, value) for name, value in request.query if name not in ("_format", "_pretty")]
+    pairs = [(name, value) for name, value in request.query if name not in GENERAL]
     return [
         (i, name, convert.get(types.get(name, ""), _reference(types.get(name)))(value)) for i, (name, value) in enumerate(pairs)
     ]
@@ -63,12 +64,32 @@ def _from_body(operation: Operation, request: Request) -> list[tuple[int, str, A
     if not request.body:
         return []
     data = loads(request.body)
-    found = list(problems(data, "Parameters")) if isinstance(data, dict) else []
     if not isinstance(data, dict) or data.get("resourceType") != "Parameters":
-        found = [Issue("structure", "The body is a Parameters resource.", "Parameters")]
+        single = next((p for p in operation.inputs if p.type == "Resource" or r4.is_resource(p.type)), None)
+        if single is None or not isinstance(data, dict) or (not single.as_sent and data.get("resourceType") != single.type):
+            wrong = "The body is a Parameters resource" + (f" or a {single.type}." if single else ".")
+            raise Invalid(wrong, issues=[Issue("structure", wrong, "Parameters")])
+        if not single.as_sent and (found := list(problems(data, single.type))):
+            raise Invalid(found[0].diagnostics, issues=found)
+        return [(0, single.name, data)]
+    as_sent = {p.name for p in operation.inputs if p.as_sent}
+    found = list(problems(_without(data, as_sent), "Parameters"))
     if found:
         raise Invalid(found[0].diagnostics, issues=found)
     return [(i, p.get("name", ""), _value(p)) for i, p in enumerate(data.get("parameter", []))]
+
+
+def _without(data: dict[str, Any], as_sent: set[str]) -> dict[str, Any]:
+    """The Parameters without the resources that the operation itself checks."""
+    rows = data.get("parameter")
+    if not as_sent or not isinstance(rows, list):
+        return data
+    stub = {"resourceType": "Basic", "code": {"text": "as sent"}}
+    checked = [
+        row | {"resource": stub} if isinstance(row, dict) and row.get("name") in as_sent and "resource" in row else row
+        for row in rows
+    ]
+    return data | {"parameter": checked}
 
 
 def _value(parameter: dict[str, Any]) -> Any:
@@ -93,6 +114,8 @@ def _check(param: Parameter, found: list[tuple[int, Any]]) -> list[Issue]:
 def _fits(type_: str, value: Any) -> bool:
     if type_ in CHECKS:
         return CHECKS[type_](value)
+    if type_ == "Resource":
+        return isinstance(value, dict)
     if r4.is_resource(type_):
         return isinstance(value, dict) and value.get("resourceType") == type_
     return isinstance(value, dict) and "resourceType" not in value

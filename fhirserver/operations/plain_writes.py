@@ -1,14 +1,17 @@
-"""The same acts said in FHIR, but for Task: what follows from a plain write, and what a plain write may not do."""
+"""The same acts said in FHIR: what follows from a plain write, and what a plain write may not do."""
 
 from __future__ import annotations
 
-from fhirserver import work
+from collections.abc import Callable, Mapping
+
+from fhirserver import interactions, work
 from fhirserver.definitions import ResourceType
-from fhirserver.errors import BusinessRule, Conflict
+from fhirserver.errors import BusinessRule, Conflict, MethodNotAllowed
 from fhirserver.interactions import create, update
 from fhirserver.messages import Context, Reply, Request
+from fhirserver.operations.dispatch import task_create
 from fhirserver.operations.prioritize import follow
-from fhirserver.operations.task_status import stop
+from fhirserver.operations.task_status import stop, task_update
 from fhirserver.resources.questionnaire_response import is_draft
 from fhirserver.sharing import share_again
 from fhirserver.studies import follow_order
@@ -134,3 +137,31 @@ def report_update(ctx: Context, request: Request, type_: ResourceType, id_: str)
 def _imported(report: Document) -> None:
     if any(identifier.get("system") == work.REPORTS for identifier in report.get("identifier", ())):
         raise Conflict("Reports made in the network change only through the operations.")
+
+
+# ---------------------------------------------------------------- which write is whose
+
+PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
+    ("create", "Task"): task_create,
+    ("update", "Task"): task_update,
+    ("create", "ServiceRequest"): order_create,
+    ("update", "ServiceRequest"): order_update,
+    ("create", "ImagingStudy"): study_create,
+    ("update", "ImagingStudy"): study_update,
+    ("create", "QuestionnaireResponse"): response_create,
+    ("update", "QuestionnaireResponse"): response_update,
+    ("create", "DiagnosticReport"): report_create,
+    ("update", "DiagnosticReport"): report_update,
+}
+_ANY: Mapping[str, Callable[..., Reply]] = {
+    "create": interactions.create,
+    "update": interactions.update,
+    "delete": interactions.delete,
+}
+
+
+def way_to(interaction: str, type_: ResourceType) -> Callable[..., Reply]:
+    """How a resource of this type is created, updated or deleted. Error: 405 for what the server alone writes."""
+    if type_.insert_only:
+        raise MethodNotAllowed(f"A {type_.name} is written by the server alone.")
+    return PLAIN_WRITES.get((interaction, type_.name), _ANY[interaction])

@@ -71,7 +71,7 @@ def _parameters(type_: ResourceType, code: str) -> Iterator[SearchParam]:
 def _forward(ctx: Context, include: Include, edge: list[Stored], allowed: Allowed) -> list[Stored]:
     wanted: dict[str, list[str]] = {}
     for row in edge:
-        if row.type != include.source:
+        if include.source not in ("*", row.type):
             continue
         data = loads(row.json)
         for param in _parameters(ctx.store.types[row.type], include.code):

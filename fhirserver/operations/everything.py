@@ -1,0 +1,102 @@
+"""Patient/[id]/$everything: the patient's record, page by page, and what it refers to.
+
+https://hl7.org/fhir/R4/patient-operation-everything.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fhirserver import access, r4
+from fhirserver.definitions import Operation, Parameter, ResourceType
+from fhirserver.errors import Gone, Invalid
+from fhirserver.interactions import answered, same_patient, understood
+from fhirserver.messages import Context, Reply, Request
+from fhirserver.search import includes
+from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause
+from fhirserver.search.parameters import parameters
+from fhirserver.search.query import MAX_COUNT, Include, Query
+from fhirserver.versions import Stored, Visible
+
+_COUNT = 100
+# When the care was: the first of these that a type has. What has none, or no value, belongs to every time.
+_CARE_DATES = (
+    "date", "started", "period", "authored", "authored-on", "authoredon", "effective", "sent", "onset-date", "issued",
+    "recorded-date", "created", "whenhandedover",
+)  # fmt: skip
+
+
+def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
+    """A searchset, the newest first. Errors: 404, 410; 422 for a type that R4 does not have."""
+    patient = access.found(ctx, ctx.store.types["Patient"], inputs["id"])
+    if patient.deleted:
+        raise Gone("This Patient was deleted.")
+    count = inputs.get("_count", _COUNT)
+    if not 1 <= count <= MAX_COUNT:
+        raise Invalid(f"_count is from 1 to {MAX_COUNT}.", "Parameters.parameter")
+    names = [name for value in inputs["_type"] for name in value.split(",")]
+    if any(name not in ctx.store.types for name in names):
+        raise Invalid("_type names a resource type that is not served here.", "Parameters.parameter")
+    within = same_patient(ctx, [patient.reference])
+    queries = [_query(ctx, ctx.store.types[name], within, inputs, count) for name in _types(ctx, names)]
+
+    def allowed(name: str) -> Visible | None:
+        return access.includable(ctx.principal, name) if not names or name in names else None
+
+    def also(shown: list[Stored]) -> list[Stored]:
+        """What the rows refer to and is not of the record itself: that has its own place on a page."""
+        asked = Query(ctx.store.types["Patient"], includes=[Include("*", "*", None)])
+        found = includes.included(ctx, asked, shown, allowed)
+        return [row for row in found if row.reference not in within and not set(within) & set(row.compartments)]
+
+    return answered(ctx, Request("GET", request.path), request.path, queries, also)
+
+
+def _types(ctx: Context, names: list[str]) -> list[str]:
+    """The patient, and the types of the compartment that have resources and that the caller may search."""
+    inside = [name for name in ctx.store.kept() if name == "Patient" or r4.compartment_parameters("Patient", name)]
+    return [name for name in inside if (not names or name in names) and access.includable(ctx.principal, name)]
+
+
+def _query(ctx: Context, type_: ResourceType, within: list[str], inputs: Mapping[str, Any], count: int) -> Query:
+    asked = [("_count", str(count))] + [(name, str(inputs[name])) for name in ("_cursor",) if name in inputs]
+    query = understood(ctx, type_, asked)
+    for name in ("_since", "start", "end"):
+        if name in inputs:
+            query.used.append((name, inputs[name]))
+    query.used += [("_type", value) for value in inputs["_type"]]
+    if type_.name == "Patient":
+        query.clauses.append(Clause({"_id": {"$in": [one.partition("/")[2] for one in within]}}, IDENTIFYING - 1))
+        return query
+    query.clauses.append(Clause({"c": {"$in": within}}, IDENTIFYING))
+    if "_since" in inputs:
+        query.clauses += understood(ctx, type_, [("_lastUpdated", f"ge{inputs['_since']}")]).clauses
+    when = next((code for code in _CARE_DATES if code in parameters(type_)), None)
+    for name, prefix in (("start", "ge"), ("end", "le")):
+        if name in inputs and when:
+            [dated] = understood(ctx, type_, [(when, f"{prefix}{inputs[name]}")]).clauses
+            [undated] = understood(ctx, type_, [(f"{when}:missing", "true")]).clauses
+            query.clauses.append(Clause({"$or": [dated.second, undated.second]}, NEGATIVE))
+    return query
+
+
+PATIENT_EVERYTHING = Operation(
+    code="everything",
+    type="Patient",
+    levels=("instance",),
+    title="The patient's record",
+    affects_state=False,
+    inputs=(
+        Parameter("start", "date", documentation="of the care"),
+        Parameter("end", "date", documentation="of the care"),
+        Parameter("_since", "instant", documentation="changed since then; the patient comes always"),
+        Parameter("_type", "string", max="*", documentation="types, with commas between or repeated"),
+        Parameter("_count", "integer", documentation="resources of the record on a page, 1 to 1000, default 100"),
+        Parameter("_cursor", "string", documentation="a page: of its next link"),
+    ),
+    outputs=(Parameter("return", "Bundle", 1),),
+    handler=operate,
+    description="The Patient compartment and what it refers to, the records merged with it included; page by page.",
+    standard=True,
+)
