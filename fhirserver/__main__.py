@@ -1,4 +1,4 @@
-"""The command line: ``fhirserver serve | demo | user | client | token``."""
+"""The command line: ``fhirserver serve | demo | user | client | token | backup | restore | reindex``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import json
 import logging
 import sys
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore", parents=[common], help="read a backup into a new data folder or an empty database")
     restore.add_argument("file", metavar="FILE", help="- is standard input")
     restore.set_defaults(run=_restore)
+
+    reindex = commands.add_parser(
+        "reindex", parents=[common], help="index by the search parameters that were added, and show how far"
+    )
+    reindex.set_defaults(run=_reindex)
     return parser
 
 
@@ -186,6 +193,26 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
         raise RuntimeError(f"a server is running on the data folder {settings.data_dir}; a backup goes into a new one")
     with _database(settings) as database:
         backup.restore(Installation(settings, database), options.file)
+    return 0
+
+
+def _reindex(options: argparse.Namespace, settings: Settings) -> int:
+    """Does it, or watches the server that does."""
+    holder = uuid.uuid4().hex
+    with _database(settings) as database:
+        installation = Installation(settings, database)
+        installation.definitions.refresh()
+        while True:
+            mine = installation.store.lease("reindexing", holder, 30)
+            left = installation.reindexing.step(1.0) if mine else bool(installation.reindexing.progress())
+            told = [f"{name}: {progress}" for name, progress in installation.reindexing.progress().items()]
+            sys.stderr.write(f"\r{', '.join(told)}\x1b[K" if sys.stderr.isatty() else "".join(f"{line}\n" for line in told))
+            if not left:
+                break
+            time.sleep(0.5)
+        waiting = {f"{t.name}.{code}" for t in installation.store.types.values() for code in t.pending}
+        sys.stderr.write("\r\x1b[K" if sys.stderr.isatty() else "")
+    print("waiting: " + ", ".join(sorted(waiting)) if waiting else "everything is indexed")
     return 0
 
 

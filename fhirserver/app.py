@@ -34,6 +34,7 @@ from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Line, Request
 from fhirserver.moments import milliseconds
 from fhirserver.pages import home
+from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
 from fhirserver.search.index import indexes
 from fhirserver.settings import Settings
@@ -75,6 +76,8 @@ class Installation:
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
+        self.definitions = Definitions(self.store, settings.organization)
+        self.reindexing = Reindexing(self.store, self.definitions, f"{settings.base}/fhir")
         self.jobs = Jobs(
             self.store,
             (
@@ -82,6 +85,8 @@ class Installation:
                 Job("studies", 0.5, self.arrivals.settle),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+                Job("definitions", 1.0, self.definitions.refresh, shared=False),
+                Job("reindexing", 1.0, self.reindexing.step),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
             ),
         )
@@ -99,6 +104,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+        self.definitions.refresh()
         self.trail.adopt()
         self._found_home()
 
@@ -165,6 +171,7 @@ class Installation:
             raise InvalidToken("The access token is unknown or expired; get a new one.") from None
 
     def context(self, principal: Principal) -> Context:
+        self.definitions.current()
         return Context(
             store=self.store,
             principal=principal,

@@ -15,7 +15,7 @@ from fhirserver.definitions import Operation, ResourceType, never
 from fhirserver.messages import Context
 from fhirserver.operations import OPERATIONS
 from fhirserver.search.index import COMPARTMENTS
-from fhirserver.search.parameters import parameters
+from fhirserver.search.parameters import searchable
 
 _READS = ("read", "vread", "history-instance", "history-type", "search-type")
 _WRITES = ("create", "update", "patch")
@@ -81,7 +81,7 @@ def _pointing(types: tuple[ResourceType, ...]) -> dict[str, list[str]]:
     """Type -> the ``Type:parameter`` that can point to it."""
     found: dict[str, list[str]] = {}
     for type_ in types:
-        for param in parameters(type_).values():
+        for param in searchable(type_).values():
             if param.kind == "reference":
                 for target in param.targets or ():
                     found.setdefault(target, []).append(f"{type_.name}:{param.code}")
@@ -90,7 +90,7 @@ def _pointing(types: tuple[ResourceType, ...]) -> dict[str, list[str]]:
 
 def _resource(base: str, type_: ResourceType, pointing: dict[str, list[str]]) -> dict[str, Any]:
     writes = () if type_.insert_only else _WRITES if type_.deletable is never else (*_WRITES, "delete")
-    served = parameters(type_).values()
+    served = searchable(type_).values()
     row: dict[str, Any] = {
         "type": type_.name,
         "interaction": [{"code": code} for code in (*_READS, *writes)],

@@ -47,12 +47,24 @@ class SearchParam:
     components: tuple[Component, ...] = ()
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far an indexing is: it moves."""
+
+    done: int = 0
+    total: int = 0
+
+    def __str__(self) -> str:
+        return f"{min(self.done, self.total):,} of {self.total:,}"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ResourceType:
     """What a type adds to the standard. ``base_keys`` says who reads a resource besides those it is shared with;
     ``unique`` names business keys that one organisation may use once; ``sorts`` are the parameters offered for _sort;
     ``writers`` are the roles in which people write it (systems act for their organisation);
     ``left_out`` are the standard's parameters that are not served;
+    ``custom`` are parameters that administrators added, ``pending`` those of them that are not indexed yet;
     ``referrers`` are the (type, parameter) whose existence forbids a delete."""
 
     name: str
@@ -68,6 +80,8 @@ class ResourceType:
     insert_only: bool = False
     writers: tuple[str, ...] = ()
     referrers: tuple[tuple[str, str], ...] = ()
+    custom: tuple[SearchParam, ...] = ()
+    pending: Mapping[str, Progress] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

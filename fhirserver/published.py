@@ -62,7 +62,7 @@ def _documents(base: str, types: tuple[ResourceType, ...]) -> tuple[list[Documen
     """All of them, and a stamp by which to know them."""
     found: dict[str, list[tuple[ResourceType, SearchParam]]] = {}
     for type_ in types:
-        for param in parameters(type_).values():
+        for param in (p for p in parameters(type_).values() if p not in type_.custom):  # those are resources already
             found.setdefault(param.url, []).append((type_, param))
     documents = [_search_parameter(url, rows) for url, rows in found.items() if url]
     documents += [operation_definition(base, operation) for operation in OPERATIONS]

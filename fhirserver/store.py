@@ -286,6 +286,8 @@ class Store:
             self._withdraw(order, key, until, session)
         if changes.orders:
             self.database["orders_to_match"].insert_one({"orders": sorted(changes.orders)}, session=session)
+        for name in changes.signals:
+            self.database["signals"].update_one({"_id": name}, {"$inc": {"n": 1}}, upsert=True, session=session)
         if changes.line:
             ts, text = changes.line
             self.database["trail"].insert_one({"ts": ts, "line": text}, session=session)
@@ -390,6 +392,7 @@ class Store:
                     "history", [Index((("rid", 1), ("ts", -1))), Index((("ts", -1),)), Index((("type", 1), ("ts", -1)))]
                 )
                 self._create("claims", [])
+                self._create("signals", [])
                 self._create("trail", [])
                 self._create(type_, self._indexes(self.types[type_]))
                 self._ready.add(type_)
@@ -404,6 +407,48 @@ class Store:
                 raise
         if wanted:
             self.database[name].create_indexes([index.model() for index in wanted])
+
+    # ------------------------------------------------------------ indexing again
+
+    def signal(self, name: str) -> int:
+        """How often it was given."""
+        with translated():
+            row = self.database["signals"].find_one({"_id": name})
+        return int(row["n"]) if row else 0
+
+    def add_indexes(self, type_: ResourceType) -> None:
+        """Those that the type did not need before."""
+        with translated():
+            self._create(type_.name, self._indexes(type_))
+
+    def size(self, type_: str) -> int:
+        """About how many resources there are, deleted ones included."""
+        with translated():
+            return int(self.database[type_].estimated_document_count())
+
+    def stale(self, type_: str, schema: int | str, after: str, limit: int) -> tuple[list[Document], str | None]:
+        """Of the next ``limit`` resources after an id: those indexed otherwise, and the id to go on after."""
+        collection, fields = self.database[type_], {"schema": 1, "deleted": 1}
+        with translated():
+            rows = list(collection.find({"_id": {"$gt": after}}, fields).sort("_id", 1).limit(limit))
+            ids = [row["_id"] for row in rows if not row["deleted"] and row["schema"] != schema]
+            found = list(collection.find({"_id": {"$in": ids}}, {"v": 1, "g": 1, "json": 1})) if ids else []
+        return found, rows[-1]["_id"] if rows else None
+
+    def index_again(self, type_: str, row: Document, entries: Document) -> None:
+        """A resource that was written meanwhile has been indexed by that, as its writer indexes."""
+        same = {"_id": row["_id"], "v": row["v"], "g": row["g"]}
+        with translated():
+            self.database[type_].update_one(same, {"$set": {n: entries[n] for n in ("t", "d", "q", "o", "c", "schema")}})
+
+    def reindexing(self) -> dict[str, Document]:
+        """Type -> how far its indexing is."""
+        with translated():
+            return {row["_id"]: row for row in self.database["reindexing"].find({})}
+
+    def set_reindexing(self, type_: str, state: Document) -> None:
+        with translated():
+            self.database["reindexing"].replace_one({"_id": type_}, state, upsert=True)
 
     # ------------------------------------------------------------ orders whose studies are looked at again
 

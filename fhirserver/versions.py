@@ -149,6 +149,7 @@ class Changes:
     orders: set[tuple[str, str]] = field(default_factory=set)
     reserved: set[Key] = field(default_factory=set)
     claims: dict[str, int] = field(default_factory=dict)
+    signals: set[str] = field(default_factory=set)  # what other processes watch: told with the commit
     line: tuple[int, str] | None = None  # what the audit trail is told, and when
 
     def reserve(self, keys: Iterable[Key]) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 
 from fhirserver import interactions, work
 from fhirserver.definitions import ResourceType
-from fhirserver.errors import BusinessRule, Conflict, MethodNotAllowed
-from fhirserver.interactions import create, update
+from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, MethodNotAllowed
+from fhirserver.interactions import create, delete, update
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.dispatch import task_create
 from fhirserver.operations.prioritize import follow
 from fhirserver.operations.task_status import stop, task_update
 from fhirserver.resources.questionnaire_response import is_draft
+from fhirserver.search import custom
 from fhirserver.sharing import share_again
 from fhirserver.studies import follow_order
 from fhirserver.validation import Document
@@ -139,9 +140,41 @@ def _imported(report: Document) -> None:
         raise Conflict("Reports made in the network change only through the operations.")
 
 
+# ---------------------------------------------------------------- SearchParameter
+
+SEARCH_PARAMETERS = "search-parameters"  # the signal that they changed
+
+
+def parameter_create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
+    """A parameter is of the whole installation, so its own organisation adds it; it is served when all is indexed."""
+    _served(ctx, parse_resource(request.body, "SearchParameter").data)
+    return create(ctx, request, type_, id_)
+
+
+def parameter_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    _served(ctx, parse_resource(request.body, "SearchParameter").data)
+    return update(ctx, request, type_, id_)
+
+
+def parameter_delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    ctx.changes.signals.add(SEARCH_PARAMETERS)
+    return delete(ctx, request, type_, id_)
+
+
+def _served(ctx: Context, document: Document) -> None:
+    if ctx.principal.organization != ctx.home:
+        raise Forbidden("Search parameters are of the whole installation: its own organisation's administrator adds them.")
+    if wrong := list(custom.problems(document, ctx.store.types)):
+        raise Invalid(wrong[0].diagnostics, issues=wrong)
+    ctx.changes.signals.add(SEARCH_PARAMETERS)
+
+
 # ---------------------------------------------------------------- which write is whose
 
 PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
+    ("create", "SearchParameter"): parameter_create,
+    ("update", "SearchParameter"): parameter_update,
+    ("delete", "SearchParameter"): parameter_delete,
     ("create", "Task"): task_create,
     ("update", "Task"): task_update,
     ("create", "ServiceRequest"): order_create,

@@ -22,6 +22,7 @@ from fhirserver.resources.imaging_study import IMAGING_STUDY
 from fhirserver.resources.patient import PATIENT
 from fhirserver.resources.provenance import PROVENANCE
 from fhirserver.resources.questionnaire_response import QUESTIONNAIRE_RESPONSE
+from fhirserver.resources.search_parameter import SEARCH_PARAMETER
 from fhirserver.resources.service_request import SERVICE_REQUEST
 from fhirserver.resources.task import TASK
 
@@ -45,7 +46,7 @@ _ADDING: tuple[ResourceType, ...] = (
     ResourceType("Communication", sorts=("sent",)),
     PROVENANCE,
     AUDIT_EVENT,
-    ResourceType("SearchParameter", base_keys=everyone, writers=("administrator",)),
+    SEARCH_PARAMETER,
     ResourceType("OperationDefinition", base_keys=everyone, insert_only=True),
 )
 

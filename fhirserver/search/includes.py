@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BadRequest, TooCostly
 from fhirserver.messages import Context
-from fhirserver.search.parameters import parameter, parameters, values
+from fhirserver.search.parameters import parameter, searchable, values
 from fhirserver.search.query import Include, Query, tagged
 from fhirserver.search.reference import local
 from fhirserver.validation import loads
@@ -65,7 +65,7 @@ def _parameters(type_: ResourceType, code: str) -> Iterator[SearchParam]:
         if param is not None and param.kind == "reference":
             yield param
     else:
-        yield from (p for p in parameters(type_).values() if p.kind == "reference")
+        yield from (p for p in searchable(type_).values() if p.kind == "reference")
 
 
 def _forward(ctx: Context, include: Include, edge: list[Stored], allowed: Allowed) -> list[Stored]:

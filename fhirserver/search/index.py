@@ -5,6 +5,7 @@ https://hl7.org/fhir/R4/search.html
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -16,7 +17,7 @@ from fhirserver.search.parameters import code_of, parameters, tuples
 from fhirserver.search.paths import Value, compiled
 from fhirserver.store import Index
 
-SCHEMA = 2
+_SCHEMA = 2  # what ``index`` makes of the standard's parameters: raise it when that changes
 _LAST_TEXT = "\uffff"
 COMPARTMENTS = ("Patient", "Practitioner", "RelatedPerson", "Encounter", "Device")
 HELD = ("token", "string", "uri", "reference")  # the kinds by which chains into contained resources look
@@ -75,8 +76,17 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
         "o": {code: scalar(type_, code, pointed.get(code, [])) for code in type_.sorts},
         "c": _compartments(type_, pointed),
         "u": type_.unique(data),
-        "schema": SCHEMA,
+        "schema": schema(type_),
     }
+
+
+@cache
+def schema(type_: ResourceType) -> int | str:
+    """By which an entry tells whether it was made as entries of this type are made now."""
+    if not type_.custom:
+        return _SCHEMA
+    rows = [(p.code, p.kind, p.expression) for p in type_.custom]
+    return f"{_SCHEMA}-{hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any
 
 from fhirserver import r4
 from fhirserver.definitions import Component, ResourceType, SearchParam
+from fhirserver.errors import Unsupported
 from fhirserver.search import KINDS
 from fhirserver.search.paths import Value, compiled, ends
 
@@ -30,14 +31,20 @@ LEFT_OUT: Mapping[str, str] = {
 
 @cache
 def parameters(type_: ResourceType) -> dict[str, SearchParam]:
-    """Those that are served: the standard's, and our own."""
+    """Those that are indexed: the standard's, our own, and administrators'."""
     rows = r4.search_parameters("Resource") | r4.search_parameters("DomainResource") | r4.search_parameters(type_.name)
     standard = {
         code: SearchParam(code, kind, expression, tuple(targets or ()) or None, _CANONICAL + id_, (), _components(components))
         for code, (kind, expression, targets, id_, components) in rows.items()
         if kind in KINDS and code not in type_.left_out and (not code.startswith("_") or code in _COMMON)
     }
-    return standard | {parameter.code: parameter for parameter in type_.search}
+    return standard | {parameter.code: parameter for parameter in (*type_.search, *type_.custom)}
+
+
+@cache
+def searchable(type_: ResourceType) -> dict[str, SearchParam]:
+    """Those by which a query may ask: the index has them all."""
+    return {code: param for code, param in parameters(type_).items() if code not in type_.pending}
 
 
 def _components(rows: list[list[Any]] | None) -> tuple[Component, ...]:
@@ -56,7 +63,11 @@ def code_of(type_: ResourceType, name: str) -> str:
 
 
 def parameter(type_: ResourceType, name: str) -> SearchParam | None:
-    return parameters(type_).get(code_of(type_, name))
+    """What a query means by a name. Error: 400 for what is still being indexed."""
+    code = code_of(type_, name)
+    if code in type_.pending:
+        raise Unsupported(f"{code} of {type_.name} is being indexed, {type_.pending[code]}; until then it finds nothing.", code)
+    return parameters(type_).get(code)
 
 
 def values(type_: ResourceType, param: SearchParam, data: dict[str, Any]) -> list[Value]:

@@ -18,7 +18,7 @@ from fhirserver.search import KINDS, chains, composite, date, special, terminolo
 from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause, Filter, either, missing
 from fhirserver.search.index import HELD, held_code
 from fhirserver.search.lookup import NO_LOOKUP, Lookup
-from fhirserver.search.parameters import LEFT_OUT, code_of, of_strings, parameter, parameters, systems
+from fhirserver.search.parameters import LEFT_OUT, code_of, of_strings, parameter, searchable, systems
 from fhirserver.search.parameters import values as parameter_values
 from fhirserver.search.values import divided, escaped, split
 from fhirserver.shape import Shape
@@ -159,7 +159,7 @@ def _control(query: Query, name: str, value: str) -> bool:
 def _sort(query: Query, value: str) -> None:
     """By columns where every key has one; else by values in memory, as far as that goes."""
     keys = [(key[1:], -1) if key.startswith("-") else (key, 1) for key in value.split(",")]
-    served = parameters(query.type)
+    served = searchable(query.type)
     codes = [(code_of(query.type, name), direction) for name, direction in keys]
     for code, _ in codes:
         if code not in ("_id", "_lastUpdated") and (code not in served or served[code].kind == "composite"):
