@@ -31,7 +31,7 @@ class Running:
         self.process: subprocess.Popen[bytes] | None = None
         self.clients: list[httpx.Client] = []
 
-    def start(self) -> float:
+    def start(self, workers: int = 1) -> float:
         """Seconds until it is ready."""
         begun = time.monotonic()
         with open(self.folder / "serve.log", "ab") as log:
@@ -44,6 +44,8 @@ class Running:
                 str(self.port),
                 "--data",
                 str(self.folder / "data"),
+                "--workers",
+                str(workers),
             ]
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         while time.monotonic() - begun < START_SECONDS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
 import uuid
@@ -21,7 +20,7 @@ from auth.keys import public_keys
 from auth.principal import ROLES
 from auth.scopes import narrowed, parse
 from auth.store import AuthStore
-from fhirserver import backup, demo, running
+from fhirserver import backup, demo, logs, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
@@ -30,11 +29,9 @@ _LEVELS = frozenset({"system", "user"})
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("pymongo", "httpx", "pydicom"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    settings = Settings(**_given(options))
     try:
+        settings = Settings(**_given(options))
+        logs.configure(settings.log_format)
         result: int = options.run(options, settings)
     except (RuntimeError, ValueError, OSError, PyMongoError) as error:
         print(f"fhirserver: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -32,10 +32,13 @@ from fhirserver.dispatch import dispatch
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.messages import Context, Line, Request
+from fhirserver.metrics import Gauge
 from fhirserver.moments import milliseconds
+from fhirserver.observed import Observed
 from fhirserver.pages import home
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
+from fhirserver.room import Room
 from fhirserver.search.index import indexes
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
@@ -67,7 +70,11 @@ class Installation:
         self.settings = settings
         self.clock = clock
         self.database = database
-        self.store = Store(database, served(settings.resource_types), indexes, lambda: milliseconds(clock()))
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.blob_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.room = Room((settings.data_dir, settings.blob_dir), settings.disk_reserve_bytes)
+        types = served(settings.resource_types)
+        self.store = Store(database, types, indexes, lambda: milliseconds(clock()), self.room.require)
         self.auth = AuthStore(database, settings.organization)
         self.trail = trail.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base)
@@ -115,6 +122,27 @@ class Installation:
     def store_audit(self) -> None:
         self.trail.store_segments(self.store)
 
+    def gauges(self) -> Iterator[Gauge]:
+        """What is so now, for /metrics; what the database says is left out while it is away."""
+        yield "fhirserver_disk_free_bytes", "Room on the data folder's disk", "", [("", float(self.room.free))]
+        yield (
+            "fhirserver_disk_reserve_bytes",
+            "With less room writes are answered 507",
+            "",
+            [("", float(self.settings.disk_reserve_bytes))],
+        )
+        waiting = [("", float(self.trail.waiting()))]
+        yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
+        try:
+            self.store.ping()
+            progress = self.reindexing.progress()
+        except Unavailable:
+            yield "fhirserver_database_up", "Whether the database answers", "", [("", 0.0)]
+            return
+        yield "fhirserver_database_up", "Whether the database answers", "", [("", 1.0)]
+        share = [(name, one.done / one.total if one.total else 0.0) for name, one in progress.items()]
+        yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
+
     def sweep_uploads(self) -> None:
         self.blobs.sweep(time.time() - 86_400)
 
@@ -134,6 +162,7 @@ class Installation:
             arrived=self.arrivals.arrived,
             note=self.note_images,
             unavailable=lambda error: isinstance(error, (Unavailable, ConnectionFailure)),
+            room=self.room.enough,
         )
 
     def authenticate_images(self, header: str | None) -> Principal:
@@ -217,7 +246,8 @@ def create_app(
     routes.install(app, installation.server)
     rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
-    app.include_router(health.router(installation.store, crashes))
+    app.add_middleware(Observed)
+    app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     return app
 

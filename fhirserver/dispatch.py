@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from fhirserver import access, audit, bundle, capability, interactions, published, trail
+from fhirserver import access, audit, bundle, capability, interactions, metrics, published, trail
 from fhirserver.definitions import Operation, ResourceType
 from fhirserver.errors import BadRequest, Conflict, Duplicate, FHIRError, MethodNotAllowed, NotFound
 from fhirserver.messages import Context, Line, Reply, Request
@@ -134,6 +134,24 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     call = matched(ctx, request)
     if call.interaction == "capabilities":
         return Reply(200, capability.statement(ctx))
+    name, begun = call.type.name if call.type else "", time.perf_counter()
+    ctx.told.setdefault("interaction", call.interaction)
+    ctx.told.setdefault("type", name)
+    status = 500
+    try:
+        reply = _heard(ctx, request, call)
+        status = reply.status
+    except FHIRError as error:
+        status = error.status
+        raise
+    finally:
+        metrics.SECONDS.labels(call.interaction).observe(time.perf_counter() - begun)
+        metrics.INTERACTIONS.labels(call.interaction, name, call.code, status).inc()
+    return reply
+
+
+def _heard(ctx: Context, request: Request, call: Call) -> Reply:
+    """Answered, and the audit told of it."""
     try:
         reply = _answered(ctx, request, call)
     except FHIRError as error:
@@ -185,6 +203,7 @@ def retried(
         try:
             ctx.store.commit(fresh.changes)
         except Conflict:
+            metrics.CONFLICTS.inc()
             if not left:
                 raise
             time.sleep(random.uniform(0, 0.02))  # noqa: S311 - so that writers do not meet again

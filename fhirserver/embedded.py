@@ -21,13 +21,15 @@ import time
 from pathlib import Path
 
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 log = logging.getLogger("fhirserver.embedded")
 
 _USER = "fhirserver"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
+_LOOK_SECONDS = 3.0
+_INTERNAL_ERROR = 1
 _PR_SET_PDEATHSIG = 1
 
 
@@ -79,11 +81,24 @@ class EmbeddedDatabase:
                 ready.set()
                 return
             ready.set()
-            code = self._process.wait()
+            code = self._ended(port)
             if not self._stopping.is_set():
                 self.crashes += 1
                 log.error("The embedded database ended unexpectedly (code %s); starting it again.", code)
                 time.sleep(min(0.2 * self.crashes, 5.0))
+
+    def _ended(self, port: int) -> int:
+        """The exit code, when it has one. A storage engine that has panicked (a full disk) never works again in its process,
+        which goes on running: it is ended, and a new one recovers what was committed."""
+        assert self._process is not None
+        with MongoClient[dict[str, object]](self.uri(port), serverSelectionTimeoutMS=2000, maxPoolSize=1) as client:
+            while True:
+                try:
+                    return self._process.wait(_LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if not self._stopping.is_set() and _failed(client):
+                        log.error("The embedded database's storage has failed; it is ended.")
+                        self._process.kill()
 
     def _provision(self) -> None:
         """Make the user before the first start with --auth: until then there is nothing to protect."""
@@ -102,6 +117,17 @@ class EmbeddedDatabase:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump({"password": password}, file)
         temporary.rename(self._secret)
+
+
+def _failed(client: MongoClient[dict[str, object]]) -> bool:
+    """Whether the simplest read fails inside the server; that it is slow or away is another matter."""
+    try:
+        client.admin["alive"].find_one({})
+    except OperationFailure as error:
+        return error.code == _INTERNAL_ERROR
+    except PyMongoError:
+        return False
+    return False
 
 
 def program() -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fhirserver.errors import FHIRError
+from fhirserver.metrics import JOBS
 from fhirserver.store import Store
 
 log = logging.getLogger("fhirserver.jobs")
@@ -51,7 +52,10 @@ class Jobs:
             try:
                 if not job.shared or self._store.lease(job.name, self._holder, max(30.0, 3 * job.seconds)):
                     job.run()
+                    JOBS.labels(job.name, "done").inc()
             except FHIRError as error:
+                JOBS.labels(job.name, "again").inc()
                 log.warning("Job %s will be tried again: %s", job.name, type(error).__name__)
             except Exception:
+                JOBS.labels(job.name, "failed").inc()
                 log.exception("Job %s failed; it will be tried again", job.name)

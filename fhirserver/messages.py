@@ -78,7 +78,8 @@ class Line:
 class Context:
     """What one request is given: who asks, when, where to read, and the changes that its commit will write.
 
-    ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed.
+    ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``told`` is what
+    the log is told of the request: the kind of interaction, and on what type.
     """
 
     store: Store
@@ -92,3 +93,4 @@ class Context:
     home: str
     note: Callable[[Line], None]
     derived_id: Callable[..., str]
+    told: dict[str, str] = field(default_factory=dict)

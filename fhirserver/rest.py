@@ -33,6 +33,7 @@ from fhirserver.errors import (
 )
 from fhirserver.interactions.patch import JSON_PATCH
 from fhirserver.messages import Context, Reply, Request
+from fhirserver.observed import TOLD
 from fhirserver.shape import Shape, shaped
 from fhirserver.validation import MAX_RESOURCE, dumps
 
@@ -65,7 +66,10 @@ def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -
             return unexpected(error)
 
     def answer(request: HTTPRequest, body: bytes) -> Response:
-        ctx = new_context(authenticate(request.headers.get("authorization")))
+        principal = authenticate(request.headers.get("authorization"))
+        ctx = new_context(principal)
+        request.scope[TOLD] = ctx.told
+        ctx.told.update(client=principal.client, user=principal.user or "", organization=principal.organization)
         asked = _request(request, body)
         shape = Shape.of(asked.query)  # before anything is written
         reply = shaped(shape, dispatch(ctx, asked))

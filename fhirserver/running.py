@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import uvicorn
 from fastapi import FastAPI
 
+from fhirserver import logs
 from fhirserver.app import connect, create_app
 from fhirserver.embedded import EmbeddedDatabase
 from fhirserver.settings import Settings
@@ -41,7 +44,7 @@ def serve(settings: Settings, workers: int, before: Callable[[Settings, str], No
 
 def _run(settings: Settings, uri: str, workers: int, embedded: EmbeddedDatabase | None) -> None:
     # The access log would hold search values, which are patient data.
-    options = {
+    options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
         "access_log": False,
@@ -53,17 +56,24 @@ def _run(settings: Settings, uri: str, workers: int, embedded: EmbeddedDatabase 
     if workers == 1:
         crashes = (lambda: embedded.crashes) if embedded else int
         with connect(uri) as client:
-            uvicorn.run(create_app(settings, client[settings.database], crashes=crashes), **options)  # type: ignore[arg-type]
+            uvicorn.run(create_app(settings, client[settings.database], crashes=crashes), **options)
         return
+    with tempfile.TemporaryDirectory(prefix="fhirserver-metrics-") as counted:
+        _run_several(settings, uri, workers, counted, options)
+
+
+def _run_several(settings: Settings, uri: str, workers: int, counted: str, options: dict[str, Any]) -> None:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted
     os.environ["FHIRSERVER_MONGODB_URI"] = uri
     os.environ["FHIRSERVER_DATA_DIR"] = str(settings.data_dir)
     os.environ["FHIRSERVER_HOST"], os.environ["FHIRSERVER_PORT"] = settings.host, str(settings.port)
-    uvicorn.run("fhirserver.running:worker", factory=True, workers=workers, **options)  # type: ignore[arg-type]
+    uvicorn.run("fhirserver.running:worker", factory=True, workers=workers, **options)
 
 
 def worker() -> FastAPI:
     """One of several worker processes: everything from the environment that ``serve`` set."""
     settings = Settings()
+    logs.configure(settings.log_format)
     assert settings.mongodb_uri is not None
     return create_app(settings, connect(settings.mongodb_uri)[settings.database])
 

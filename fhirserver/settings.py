@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +25,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, description="Port to listen on")
     study_quiet_seconds: float = Field(10.0, description="A study without new images for so long is complete")
+    disk_reserve_bytes: int = Field(512 * 1024**2, description="With less room than this on the disk, writes are answered 507")
+    log_format: Literal["text", "json"] = Field("text", description="text for people, or json: one object a line, requests too")
+    metrics_token: str | None = Field(None, description="The bearer token that /metrics asks for; unset: it asks for none")
     max_upload_bytes: int = Field(4 * 1024**3, description="Largest STOW-RS request")
     max_part_bytes: int = Field(2 * 1024**3, description="Largest DICOM instance")
 

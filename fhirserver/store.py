@@ -24,7 +24,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from fhirserver.definitions import ResourceType
-from fhirserver.errors import Conflict, Duplicate, TooLarge, Unavailable
+from fhirserver.errors import Conflict, Duplicate, InsufficientStorage, TooLarge, Unavailable
 from fhirserver.versions import (
     Changes,
     Document,
@@ -45,6 +45,9 @@ T = TypeVar("T")
 MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
 _NAMESPACE_EXISTS = 48
+_OUT_OF_DISK = 14031
+# Shutting down, stepping down, no longer primary; an embedded server whose storage failed (1) is started again.
+_PASSING = (1, 91, 189, 10107, 11600, 13435)
 _BATCH, _MOST_LOOKED_AT = 500, 2000
 _WINDOW = 3_600_000  # milliseconds
 _CONTENT = ("v", "ts", "deleted", "json", "t", "d", "q", "o", "c", "u", "schema", "sealed")
@@ -94,7 +97,7 @@ def now_ms() -> int:
 
 
 class Store:
-    """The database behind the FHIR side. Thread-safe; one per process."""
+    """The database behind the FHIR side. Thread-safe; one per process. ``room`` raises where a write has none."""
 
     def __init__(
         self,
@@ -102,9 +105,10 @@ class Store:
         types: dict[str, ResourceType],
         indexes: Callable[[ResourceType], list[Index]],
         clock: Callable[[], int] = now_ms,
+        room: Callable[[], None] = lambda: None,
     ) -> None:
         self.types = types
-        self._clock = clock
+        self._clock, self._room = clock, room
         self._indexes = indexes
         self.database = database
         self.client: MongoClient[Document] = database.client
@@ -253,7 +257,8 @@ class Store:
     # ------------------------------------------------------------ writing
 
     def commit(self, changes: Changes) -> None:
-        """All of it or nothing. Errors: 409 where a resource is no longer at the version that was read."""
+        """All of it or nothing. Errors: 409 where a resource is no longer at the version that was read; 507."""
+        self._room()
         for type_ in {type_ for type_, _ in changes.writes}:
             self.prepare(type_)
         with translated():
@@ -539,12 +544,14 @@ def translated() -> Iterator[None]:
         raise Conflict("The resource was created by another request meanwhile.") from None
     except errors.DocumentTooLarge:
         raise TooLarge("The resource does not fit into the database.") from None
-    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError):
-        raise Unavailable("The database cannot be reached; try again.") from None
     except errors.OperationFailure as error:
-        if error.has_error_label("TransientTransactionError") or error.code in (11600, 91, 189, 10107, 13435):
+        if error.code == _OUT_OF_DISK:
+            raise InsufficientStorage("The database's disk is full. Nothing was changed; try again later.") from None
+        if error.has_error_label("TransientTransactionError") or error.code in _PASSING:
             raise Unavailable("The database is busy; try again.") from None
         raise
+    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError):
+        raise Unavailable("The database cannot be reached; try again.") from None
 
 
 def _at(row: Document, name: str) -> Any:

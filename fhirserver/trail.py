@@ -74,6 +74,10 @@ class Trail:
             path.unlink(missing_ok=True)
         return len(closed)
 
+    def waiting(self) -> int:
+        """How many closed files are not stored yet."""
+        return sum(1 for _ in self.folder.glob("*.closed"))
+
     def adopt(self) -> None:
         """At start: files that a killed process left open are closed."""
         for path in self.folder.glob("*.open"):

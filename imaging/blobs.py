@@ -28,7 +28,9 @@ class Incoming:
             chunk = bytes(zeroed) + chunk[zeroed:]
         self.size += len(chunk)
         self._hash.update(chunk)
-        self._file.write(chunk)
+        rest = memoryview(chunk)
+        while rest:  # on a disk that is filling up, a write may take a part, and the next one fails
+            rest = rest[self._file.write(rest) :]
 
     @property
     def digest(self) -> str:

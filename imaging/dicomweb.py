@@ -5,6 +5,7 @@ PS3.18: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/PS3.18.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import traceback
@@ -34,6 +35,8 @@ JSON = "application/dicom+json"
 MAX_PARTS = 100_000
 _SECURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "sandbox"}
 _STREAM_ABOVE = 8 * 1024 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (507, "The server's disk is nearly full, so it only reads; try again later.")
 _LETTERS = {"qido": "s", "wado": "r", "stow": "c"}
 
 
@@ -43,6 +46,7 @@ class Archive:
 
     ``see``: which of these (owner, study UID) the caller may see. ``arrived``: instances of a study were stored.
     ``note``: what was read or stored, for the audit. ``unavailable``: whether an error means that the database is away.
+    ``room``: whether the disk has any for another instance.
     """
 
     blobs: Blobs
@@ -55,6 +59,7 @@ class Archive:
     arrived: Callable[[Principal, str, str], None]
     note: Callable[[Principal, str, list[tuple[str, str]], str], None]
     unavailable: Callable[[Exception], bool]
+    room: Callable[[], bool]
 
 
 class Problem(Exception):
@@ -84,6 +89,8 @@ def _guarded(archive: Archive, kind: str, handler: Handler) -> Callable[[Request
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
+            if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:
+                return _failed(Problem(*_NO_ROOM))
             if archive.unavailable(error):
                 return _failed(Problem(503, "The database cannot be reached; try again.", **{"Retry-After": "2"}))
             log.error("Unexpected %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
@@ -131,6 +138,8 @@ async def _stow(archive: Archive, principal: Principal, request: Request) -> Res
     finally:  # what was stored before a cut stays, and its studies are told of it
         for uid in outcome.studies:
             await run_in_threadpool(archive.arrived, principal, principal.organization, uid)
+    if not outcome.stored and outcome.refused and not archive.room():
+        raise Problem(*_NO_ROOM)
     if not outcome.stored and not outcome.refused:
         raise Problem(400, "The body has no part.")
     archive.note(principal, "stow", [(principal.organization, uid) for uid in outcome.studies], "")
@@ -207,6 +216,8 @@ class _Parts:
             raise Problem(413, f"A request may have {MAX_PARTS} parts.")
         media, _ = multipart.parameters(part.headers.get("content-type", "application/dicom"))
         self._problem = None if media == "application/dicom" else Refused(CANNOT_UNDERSTAND, "A part is not application/dicom.")
+        if not self._archive.room():
+            self._problem = Refused(OUT_OF_RESOURCES, _NO_ROOM[1])
         self._file = self._archive.blobs.receive()
 
     def _write(self, data: bytes) -> None:
