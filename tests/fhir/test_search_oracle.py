@@ -30,10 +30,10 @@ Query = tuple[str, list[tuple[str, str]]]
 
 PARAMETERS = json.loads((Path(fhirserver.r4.__file__).parent / "search_parameters.json").read_text())
 LOINC, SCT, UCUM, ACME = "http://loinc.org", "http://snomed.info/sct", "http://unitsofmeasure.org", "http://acme.org/codes"
-V2, MRN, PESEL = (
+V2, MRN, NATIONAL = (
     "http://terminology.hl7.org/CodeSystem/v2-0203",
     "http://acme.org/mrn",
-    "urn:oid:2.16.840.1.113883.3.4424.1.1.616",
+    "urn:oid:2.16.840.1.113883.2.4.6.3",
 )
 CLINICAL = "http://terminology.hl7.org/CodeSystem/condition-clinical"
 VERIFIED = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
@@ -373,11 +373,15 @@ class Population:
     def identifiers(self, chance: float = 0.7) -> list[Resource]:
         kinds = [
             concept((V2, "MR", None), text="Medical record number"),
-            concept((V2, "NI", None), (ACME, "PES", None), text="Numer PESEL"),
+            concept((V2, "NI", None), (ACME, "PES", None), text="Numer NATIONAL"),
             None,
         ]
         rows = [
-            kept(system=self.any(MRN, PESEL, None), value=self.any("12345", "70050212345", "A-1", "a|b"), type=self.any(*kinds))
+            kept(
+                system=self.any(MRN, NATIONAL, None),
+                value=self.any("12345", "70050212345", "A-1", "a|b"),
+                type=self.any(*kinds),
+            )
             for _ in "ab"
         ]
         return self.maybe(chance, rows[: self.random.randint(1, 2)]) or []
@@ -445,7 +449,7 @@ class Population:
              "identifier": [kept(type=concept((V2, "NI", None)), value="446053")]},
             {"name": [{"text": "Carreno Quinones"}], "birthDate": "1970", "deceasedDateTime": "2024-03-01"},
             {"name": [{"family": "Nowak"}], "_birthDate": absent,
-            "identifier": [{"system": MRN}, {"system": PESEL, "value": "446053"}]},
+            "identifier": [{"system": MRN}, {"system": NATIONAL, "value": "446053"}]},
         ]  # fmt: skip
         if index < len(mine):
             return mine[index]
