@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from fhirserver import access, audit, bundle, capability, interactions, metrics, published, trail
+from fhirserver import access, audit, bundle, capability, interactions, metrics, openapi, published, trail
 from fhirserver.definitions import Operation, ResourceType
 from fhirserver.errors import BadRequest, Conflict, Duplicate, FHIRError, MethodNotAllowed, NotFound
 from fhirserver.messages import Context, Line, Reply, Request
@@ -40,6 +40,7 @@ class Route:
 
 ROUTES = (
     Route("GET", "metadata", "capabilities"),
+    Route("GET", "openapi.json", "openapi"),
     Route("POST", "", "bundle"),
     Route("GET", "", "search-system"),
     Route("POST", "_search", "search-system"),
@@ -134,6 +135,9 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     call = matched(ctx, request)
     if call.interaction == "capabilities":
         return Reply(200, capability.statement(ctx))
+    if call.interaction == "openapi":
+        routes = tuple((route.method, route.path, route.interaction) for route in ROUTES)
+        return Reply(200, openapi.document(ctx.base, tuple(ctx.store.types), routes, OPERATIONS))
     name, begun = call.type.name if call.type else "", time.perf_counter()
     ctx.told.setdefault("interaction", call.interaction)
     ctx.told.setdefault("type", name)

@@ -86,7 +86,7 @@ def _without(data: dict[str, Any], as_sent: set[str]) -> dict[str, Any]:
         return data
     stub = {"resourceType": "Basic", "code": {"text": "as sent"}}
     checked = [
-        row | {"resource": stub} if isinstance(row, dict) and row.get("name") in as_sent and "resource" in row else row
+        row | {"resource": stub} if isinstance(row, dict) and "resource" in row and str(row.get("name")) in as_sent else row
         for row in rows
     ]
     return data | {"parameter": checked}

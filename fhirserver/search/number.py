@@ -5,9 +5,10 @@ https://hl7.org/fhir/R4/search.html#number
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ from fhirserver.search.values import plain
 
 MODIFIERS: tuple[str, ...] = ()
 MOST = 1.7e308
+_EXACT = Context(prec=1500)  # of all that _NUMBER takes
 _NUMBER = re.compile(r"(eq|ne|lt|gt|le|ge|sa|eb|ap)?([+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?)")
 
 
@@ -57,13 +59,16 @@ def half(number: Decimal) -> Decimal:
 
 def compared(field: str, prefix: str, number: Decimal, also: Mapping[str, Any] = MappingProxyType({})) -> Clause:
     """Ranges stored as ``l`` and ``h`` under ``field``; ``also`` holds of the same one."""
-    value, low, high = double(number), double(number - half(number)), double(number + half(number))
+    value, some = double(number), half(number)
+    # Digits that a double does not hold must not make the range empty.
+    low = min(value, double(_EXACT.subtract(number, some)))
+    high = max(double(_EXACT.add(number, some)), math.nextafter(value, math.inf))
     if prefix in ("eq", "ne"):
         element = {"l": {"$gte": low}, "h": {"$lt": high}} | dict(also)
         if prefix == "ne":
             # Values of the unit that is asked for, and none of them equal.
-            some: Filter = {field: {"$elemMatch": dict(also)}} if also else {f"{field}.l": {"$exists": True}}
-            return Clause(some | {"$nor": [{field: {"$elemMatch": element}}]}, NEGATIVE)
+            valued: Filter = {field: {"$elemMatch": dict(also)}} if also else {f"{field}.l": {"$exists": True}}
+            return Clause(valued | {"$nor": [{field: {"$elemMatch": element}}]}, NEGATIVE)
         return Clause({f"{field}.l": {"$gte": low, "$lt": high}}, DATED, {field: {"$elemMatch": element}})
     if prefix == "ap":
         tenth = abs(number) / 10
