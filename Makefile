@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup run test check format bench demo test-tools r4-tables clean
+.PHONY: help setup run test check format bench conformance test-tools r4-tables clean
 
 help: ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -35,6 +35,9 @@ format: $(STAMP) ## put the code into shape
 
 bench: $(STAMP) ## the table of speed and memory
 	$(BIN)/python bench/rest.py
+
+conformance: $(STAMP) ## write docs/conformance.md
+	$(BIN)/python -m fhirserver.conformance > docs/conformance.md
 
 test-tools: ## programs beyond Python that some tests use (Debian)
 	@command -v dcmdump >/dev/null || (apt-get update -qq && apt-get install -y -qq dcmtk >/dev/null) \

@@ -63,14 +63,14 @@ class ResourceType:
     """What a type adds to the standard. ``base_keys`` says who reads a resource besides those it is shared with;
     ``unique`` names business keys that one organisation may use once; ``sorts`` are the parameters offered for _sort;
     ``writers`` are the roles in which people write it (systems act for their organisation);
-    ``left_out`` are the standard's parameters that are not served;
+    ``left_out`` are the standard's parameters that are not served, each with its reason;
     ``custom`` are parameters that administrators added, ``pending`` those of them that are not indexed yet;
     ``referrers`` are the (type, parameter) whose existence forbids a delete."""
 
     name: str
     search: tuple[SearchParam, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     sorts: tuple[str, ...] = ()
     ranks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()

@@ -133,14 +133,15 @@ def dispatch(ctx: Context, request: Request) -> Reply:
     """The whole of one interaction. A write is planned, then committed by compare-and-set; where another request was
     faster it is planned again on what is there now, so ``If-Match`` answers 412 and a claim has one winner."""
     call = matched(ctx, request)
+    name = call.type.name if call.type else ""
+    ctx.told.setdefault("interaction", call.interaction)
+    ctx.told.setdefault("type", name)
     if call.interaction == "capabilities":
         return Reply(200, capability.statement(ctx))
     if call.interaction == "openapi":
         routes = tuple((route.method, route.path, route.interaction) for route in ROUTES)
         return Reply(200, openapi.document(ctx.base, tuple(ctx.store.types), routes, OPERATIONS))
-    name, begun = call.type.name if call.type else "", time.perf_counter()
-    ctx.told.setdefault("interaction", call.interaction)
-    ctx.told.setdefault("type", name)
+    begun = time.perf_counter()
     status = 500
     try:
         reply = _heard(ctx, request, call)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from auth.principal import Principal
+from fhirserver import binary
 from fhirserver.bundle import MAX_ENTRIES
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import (
@@ -44,6 +46,8 @@ MAX_BODY = 8 * MAX_RESOURCE
 _FORM = "application/x-www-form-urlencoded"
 _THREADS = 16
 _JSON = ("application/fhir+json", "application/json", "text/json", "json")
+_BINARY = re.compile(r"Binary(?:/(?P<id>[A-Za-z0-9\-.]{1,64}))?")
+_SINGLE = frozenset({"read", "vread", "create", "update", "patch"})
 _DISCOVERY = "/fhir/.well-known/smart-configuration"
 _SECURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -72,8 +76,13 @@ def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -
         ctx.told.update(client=principal.client, user=principal.user or "", organization=principal.organization)
         asked = _request(request, body)
         shape = Shape.of(asked.query)  # before anything is written
-        reply = shaped(shape, dispatch(ctx, asked))
-        return _response(reply, request.method == "HEAD", ("_pretty", "true") in asked.query)
+        reply = dispatch(ctx, asked)
+        head = request.method == "HEAD"
+        if ctx.told["interaction"] in ("read", "vread") and asked.path.startswith("Binary/") and not _as_fhir(request, asked):
+            return _native(reply, head)
+        if ctx.told["interaction"] in _SINGLE:
+            reply = shaped(shape, reply)
+        return _response(reply, head, ("_pretty", "true") in asked.query)
 
     app.add_middleware(_Edge, handle=handle)
     app.add_exception_handler(HTTPException, _http_error)
@@ -116,10 +125,28 @@ def _request(request: HTTPRequest, body: bytes) -> Request:
         if media not in (_FORM, ""):
             raise UnsupportedMediaType(f"POST _search with {_FORM}.")
         query += _pairs(body)
+    elif media not in (*_JSON, "") and (named := _BINARY.fullmatch(path)) and request.method in ("POST", "PUT"):
+        body = binary.wrapped(media, body, named["id"] or "", request.headers.get("x-security-context"))
     elif body and media not in (*_JSON, "") and not (request.method == "PATCH" and media == JSON_PATCH):
         raise UnsupportedMediaType(f"Send {MEDIA_TYPE}" + (f" or {JSON_PATCH}." if request.method == "PATCH" else "."))
     method = "GET" if request.method == "HEAD" else request.method
     return Request(method, path, tuple(query), request.headers, body)
+
+
+def _as_fhir(request: HTTPRequest, asked: Request) -> bool:
+    """Whether the answer is asked for as a resource."""
+    wanted = next((v for n, v in asked.query if n == "_format"), None) or request.headers.get("accept") or ""
+    return any(name in wanted.lower().replace(" ", "+") for name in _JSON) or any(
+        n in ("_summary", "_elements") for n, _ in asked.query
+    )
+
+
+def _native(reply: Reply, head: bool) -> Response:
+    """A Binary as it is, where it is what is answered."""
+    if reply.status != 200:
+        return _response(reply, head)
+    content, media, headers = binary.unwrapped(reply.body)
+    return Response(b"" if head else content, 200, {**_SECURE, **headers, **reply.headers, "Content-Type": media})
 
 
 def _pairs(text: bytes) -> list[tuple[str, str]]:
@@ -133,7 +160,8 @@ def _accepted(request: HTTPRequest, query: list[tuple[str, str]]) -> None:
     """https://hl7.org/fhir/R4/http.html#mime-type"""
     wanted = next((v for n, v in query if n == "_format"), None) or request.headers.get("accept") or "*/*"
     ranges = [part.split(";")[0].strip().lower().replace(" ", "+") for part in wanted.split(",")]
-    if not any(r in _JSON or r in ("*/*", "application/*") for r in ranges):
+    anything = request.method in ("GET", "HEAD") and request.scope["path"].startswith("/fhir/Binary/")
+    if not anything and not any(r in _JSON or r in ("*/*", "application/*") for r in ranges):
         raise NotAcceptable(f"The server answers {MEDIA_TYPE}.")
 
 

@@ -70,8 +70,8 @@ WHOLE = Shape()
 
 
 def shaped(shape: Shape, reply: Reply) -> Reply:
-    """The answer of a single resource in the shape that was asked for; a Bundle has shaped its entries itself."""
-    if shape is WHOLE or not reply.body or reply.status >= 300 or reply.body.startswith('{"resourceType":"Bundle"'):
+    """The answer of a single resource in the shape that was asked for."""
+    if shape is WHOLE or not reply.body or reply.status >= 300:
         return reply
     return replace(reply, body=shape.shaped(reply.body))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fhirserver import conformance
 from fhirserver.__main__ import _parser
 from fhirserver.settings import Settings
 
@@ -35,7 +36,12 @@ def test_every_command_is_in_the_readme():
         assert f"`fhirserver {name}" in README, name
 
 
-@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_conformance_document_is_what_runs():
+    """``make conformance`` writes it."""
+    assert (ROOT / "docs" / "conformance.md").read_text() == conformance.text()
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/conformance.md"])
 def test_links_and_named_files_exist(path):
     text = (ROOT / path).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):

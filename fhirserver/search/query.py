@@ -121,8 +121,8 @@ def whole_number(text: str, name: str) -> int:
 
 def _unknown(type_: ResourceType, name: str) -> Unsupported:
     told = chains.shown(name)
-    if name in LEFT_OUT:
-        return Unsupported(f"{told} is not served: {LEFT_OUT[name]}.", told)
+    if reason := LEFT_OUT.get(name) or type_.left_out.get(name):
+        return Unsupported(f"{told} is not served: {reason}.", told)
     return Unsupported(f"{type_.name} has no search parameter of this name here: {told}.", told)
 
 
