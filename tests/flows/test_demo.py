@@ -27,7 +27,11 @@ def tokens(told: str) -> dict[str, str]:
 
 
 def get(running: Running, token: str, path: str) -> dict:
-    reply = httpx.get(f"{running.url}/fhir/{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    reply = httpx.get(
+        f"{running.url}/fhir/{path}",
+        headers={"Authorization": f"Bearer {token}", "Accept": "application/fhir+json"},
+        timeout=30,
+    )
     assert reply.status_code == 200, reply.text
     return dict(reply.json())
 
