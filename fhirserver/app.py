@@ -93,7 +93,7 @@ class Installation:
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
                 Job("definitions", 1.0, self.definitions.refresh, shared=False),
-                Job("reindexing", 1.0, self.reindexing.step),
+                Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
             ),
         )

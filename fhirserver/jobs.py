@@ -20,12 +20,13 @@ log = logging.getLogger("fhirserver.jobs")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``run`` every ``seconds``; ``shared``: in one process at a time."""
+    """``run`` every ``seconds`` where ``due``; ``shared``: in one process at a time."""
 
     name: str
     seconds: float
     run: Callable[[], object]
     shared: bool = True
+    due: Callable[[], bool] = lambda: True
 
 
 class Jobs:
@@ -50,7 +51,7 @@ class Jobs:
     def _loop(self, job: Job) -> None:
         while not self._stop.wait(job.seconds):
             try:
-                if not job.shared or self._store.lease(job.name, self._holder, max(30.0, 3 * job.seconds)):
+                if job.due() and (not job.shared or self._store.lease(job.name, self._holder, max(30.0, 3 * job.seconds))):
                     job.run()
                     JOBS.labels(job.name, "done").inc()
             except FHIRError as error:

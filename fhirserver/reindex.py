@@ -53,6 +53,11 @@ class Definitions:
                 for progress in self._store.types[name].pending.values() if name in self._store.types else ():
                     progress.done, progress.total = state["count"], max(state["total"], state["count"])
 
+    @property
+    def states(self) -> dict[str, State]:
+        """How far each indexing was when this process last looked."""
+        return self._states
+
     def current(self) -> None:
         """Fresh enough, unless another thread is seeing to that."""
         if time.monotonic() - self._read > _FRESH and not self._lock.locked():
@@ -90,6 +95,23 @@ class Reindexing:
     def __init__(self, store: Store, definitions: Definitions, base: str, clock: Callable[[], float] = time.time) -> None:
         self._store, self._definitions, self._base, self._clock = store, definitions, base, clock
         self._looked = False
+
+    def due(self) -> bool:
+        """Whether there may be anything to do, by what this process knows: it costs no query."""
+        states, now = self._definitions.states, self._clock()
+        added = {name for name, type_ in self._store.types.items() if type_.custom}
+        return (
+            not self._looked
+            or not added <= states.keys()
+            or any(self._open(name, state, now) for name, state in states.items())
+        )
+
+    def _open(self, name: str, state: State, now: float) -> bool:
+        type_ = self._store.types.get(name)
+        if type_ is None:
+            return False
+        again = bool(type_.custom) and not state["again"] and now - state["since"] > _AGAIN
+        return again or bool(state["after"] != _DONE or state["stamp"] != schema(type_))
 
     def step(self, seconds: float = 5.0) -> bool:
         """Some of what is to do, for about so long. Whether anything is left."""

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
-from pymongo import IndexModel, MongoClient, errors
+from pymongo import IndexModel, InsertOne, MongoClient, UpdateOne, errors
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from fhirserver.definitions import ResourceType
@@ -46,6 +46,7 @@ MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
 _NAMESPACE_EXISTS = 48
 _OUT_OF_DISK = 14031
+_BULK_WRITE, _AT_ONCE = 25, 12  # the wire version that has it; as many steps as it is the faster for
 # Shutting down, stepping down, no longer primary; an embedded server whose storage failed (1) is started again.
 _PASSING = (1, 91, 189, 10107, 11600, 13435)
 _BATCH, _MOST_LOOKED_AT = 500, 2000
@@ -90,6 +91,16 @@ class Versions:
     high: int = 2**53
     after: Place | None = None
     at: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A new document; or a change of one that has to be as it was (``found_by``), else ``unmet`` is the conflict's text."""
+
+    collection: str
+    document: Document
+    found_by: Filter | None = None
+    unmet: str = ""
 
 
 def now_ms() -> int:
@@ -265,63 +276,74 @@ class Store:
             self.transact(lambda session: self._write(changes, session))
 
     def transact(self, callback: Callable[[ClientSession], T]) -> T:
-        """Run ``callback`` in a transaction, retried whole on transient errors, durable when it returns."""
-        with self.client.start_session() as session:
-            return session.with_transaction(
-                callback, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority", j=True)
-            )
+        """Run ``callback`` in a transaction, retried whole on transient errors, durable when it returns.
+
+        Without a read concern, which the embedded server does not take with a bulkWrite: a transaction sees one snapshot in
+        any case, and what it read is as durable as itself when its own commit is by a majority.
+        """
+        with self.client.start_session(causal_consistency=False) as session:
+            return session.with_transaction(callback, write_concern=WriteConcern("majority", j=True))
 
     def _write(self, changes: Changes, session: ClientSession) -> None:
-        for criteria, generation in changes.claims.items():
-            self._claim(criteria, generation, session)
-        for (type_, id_), generation in changes.guards.items():
-            if (type_, id_) not in changes.writes:
-                self._guard(type_, id_, generation, session)
-        created: dict[str, list[Document]] = {}
-        for write in changes.writes.values():
-            if write.expected == 0:
-                created.setdefault(write.type, []).append(current_document(write, self._clock()))
-            else:
-                self._replace(write, session)
-        for type_, documents in created.items():
-            self.database[type_].insert_many(documents, session=session)
+        self._carry_out(list(self._steps(changes)), session)
         for (type_, id_), grant, owner in changes.shares:
             self._share(type_, id_, grant, owner, session)
         for order, key, until in changes.withdrawals:
             self._withdraw(order, key, until, session)
-        if changes.orders:
-            self.database["orders_to_match"].insert_one({"orders": sorted(changes.orders)}, session=session)
         for name in changes.signals:
             self.database["signals"].update_one({"_id": name}, {"$inc": {"n": 1}}, upsert=True, session=session)
-        if changes.line:
-            ts, text = changes.line
-            self.database["trail"].insert_one({"ts": ts, "line": text}, session=session)
-        if changes.writes:
-            self.history.insert_many([history_document(write) for write in changes.writes.values()], session=session)
 
-    def _replace(self, write: Write, session: ClientSession) -> None:
-        """Compare-and-set on (_id, v). Grants stay: they are changed by ``_share`` alone, and both meet in one document."""
-        collection = self.database[write.type]
-        identity = {"_id": write.id, "v": write.expected, "g": write.generation}
-        kept = collection.find_one(identity, {"grants": 1}, session=session)
-        if kept is None:
-            raise Conflict("The resource was changed by another request meanwhile.")
+    def _steps(self, changes: Changes) -> Iterator[Step]:
+        """What meets other requests first, then what is new."""
+        for criteria, generation in changes.claims.items():
+            yield self._claim(criteria, generation)
+        for (type_, id_), generation in changes.guards.items():
+            if (type_, id_) not in changes.writes:
+                yield _guard(type_, id_, generation)
+        for write in changes.writes.values():
+            if write.expected:
+                yield self._replace(write)
+        for write in changes.writes.values():
+            if not write.expected:
+                yield Step(write.type, current_document(write, self._clock()))
+        if changes.orders:
+            yield Step("orders_to_match", {"orders": sorted(changes.orders)})
+        if changes.line:
+            yield Step("trail", dict(zip(("ts", "line"), changes.line, strict=True)))
+        for write in changes.writes.values():
+            yield Step("history", history_document(write))
+
+    def _carry_out(self, steps: list[Step], session: ClientSession) -> None:
+        """A few in one command, which takes half of the time; many by collection, which takes less then."""
+        if len(steps) <= _AT_ONCE and self._takes_bulk_writes:
+            _in_one_command(self.client, self.database.name, steps, session)
+            return
+        new: dict[str, list[Document]] = {}
+        for step in steps:
+            if step.found_by is None:
+                new.setdefault(step.collection, []).append(step.document)
+            elif not self.database[step.collection].update_one(step.found_by, step.document, session=session).matched_count:
+                raise Conflict(step.unmet)
+        for name, documents in new.items():
+            self.database[name].insert_many(documents, session=session)
+
+    @cached_property
+    def _takes_bulk_writes(self) -> bool:
+        """MongoDB 8.0: https://www.mongodb.com/docs/manual/reference/command/bulkWrite/"""
+        return int(self.client.admin.command("hello")["maxWireVersion"]) >= _BULK_WRITE
+
+    def _replace(self, write: Write) -> Step:
+        """Compare-and-set on the version and on the generation, which a change of the grants moves too."""
         document = current_document(write, self._clock())
         # What is deleted is shared with nobody any more, also when it is written again.
-        grants = [] if write.data is None else kept["grants"]
+        grants = [] if write.data is None else list(write.kept)
         content = {name: document[name] for name in _CONTENT if name in document}
         acl_now = acl(write.base, grants, self._clock())
         update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": acl_now, "g": write.generation + 1}}
         if "u" not in document:
             update["$unset"] = {"u": ""}
-        if collection.update_one(identity, update, session=session).matched_count == 0:
-            raise Conflict("The resource was changed by another request meanwhile.")
-
-    def _guard(self, type_: str, id_: str, generation: int, session: ClientSession) -> None:
-        """What a plan rests on is as it was: two plans that rest on one resource meet here."""
-        step = {"$set": {"g": generation + 1}}
-        if self.database[type_].update_one({"_id": id_, "g": generation}, step, session=session).matched_count == 0:
-            raise Conflict("A resource that this rests on was changed by another request meanwhile.")
+        identity = {"_id": write.id, "v": write.expected, "g": write.generation}
+        return Step(write.type, update, identity, "The resource was changed by another request meanwhile.")
 
     def claimed(self, criteria: str) -> int:
         """How often these criteria of a conditional interaction were acted on; 0 for never, or not for an hour."""
@@ -329,15 +351,13 @@ class Store:
             row = self.database["claims"].find_one({"_id": criteria})
         return int(row["g"]) if row else 0
 
-    def _claim(self, criteria: str, generation: int, session: ClientSession) -> None:
+    def _claim(self, criteria: str, generation: int) -> Step:
         """Two conditional interactions by the same criteria meet here: one of them is planned again."""
-        claims, ts = self.database["claims"], self._clock()
+        ts = self._clock()
         if generation == 0:
-            claims.insert_one({"_id": criteria, "g": 1, "ts": ts}, session=session)
-            return
+            return Step("claims", {"_id": criteria, "g": 1, "ts": ts})
         step = {"$set": {"g": generation + 1, "ts": ts}}
-        if claims.update_one({"_id": criteria, "g": generation}, step, session=session).matched_count == 0:
-            raise Conflict("Another request acted on the same criteria meanwhile.")
+        return Step("claims", step, {"_id": criteria, "g": generation}, "Another request acted on the same criteria meanwhile.")
 
     def drop_claims(self, before: int) -> None:
         """Those that no request can still rest on."""
@@ -361,7 +381,8 @@ class Store:
         since = same[0]["since"] if same and same[0]["until"] > self._clock() else found["v"]
         grants = [*(g for g in found["grants"] if g not in same), grant.document(since)]
         if grants != found["grants"]:
-            update = {"$set": {"grants": grants, "acl": acl(found["base"], grants, self._clock())}}
+            # A plan that has read the old grants is planned again.
+            update = {"$set": {"grants": grants, "acl": acl(found["base"], grants, self._clock())}, "$inc": {"g": 1}}
             collection.update_one({"_id": id_}, update, session=session)
 
     def _remember(self, type_: str, id_: str, grant: Grant, session: ClientSession) -> None:
@@ -521,6 +542,30 @@ class Store:
             self.client.admin.command("ping")
 
 
+def _guard(type_: str, id_: str, generation: int) -> Step:
+    """What a plan rests on is as it was: two plans that rest on one resource meet here."""
+    unmet = "A resource that this rests on was changed by another request meanwhile."
+    return Step(type_, {"$set": {"g": generation + 1}}, {"_id": id_, "g": generation}, unmet)
+
+
+def _in_one_command(client: MongoClient[Document], database: str, steps: list[Step], session: ClientSession) -> None:
+    models: list[InsertOne[Document] | UpdateOne] = [
+        InsertOne(step.document, namespace=f"{database}.{step.collection}")
+        if step.found_by is None
+        else UpdateOne(step.found_by, step.document, namespace=f"{database}.{step.collection}")
+        for step in steps
+    ]
+    try:
+        result = client.bulk_write(models, session=session, verbose_results=True)
+    except errors.ClientBulkWriteException as error:
+        if isinstance(error.error, errors.PyMongoError):
+            raise error.error from None  # it has the label by which the transaction is tried again
+        raise
+    for number, step in enumerate(steps):
+        if step.found_by is not None and not result.update_results[number].matched_count:
+            raise Conflict(step.unmet)
+
+
 def _within_limits(name: str, wanted: list[Index]) -> None:
     """MongoDB's own limits, which the embedded server does not keep: https://www.mongodb.com/docs/manual/reference/limits/"""
     if len(wanted) >= MAX_INDEXES:
@@ -535,7 +580,8 @@ def translated() -> Iterator[None]:
     """pymongo's errors -> ours, in one place."""
     try:
         yield
-    except (errors.DuplicateKeyError, errors.BulkWriteError) as error:  # their texts hold the document: never passed on
+    except (errors.DuplicateKeyError, errors.BulkWriteError, errors.ClientBulkWriteException) as error:
+        # Their texts hold the document: never passed on.
         first = ((error.details or {}).get("writeErrors") or [error.details or {}])[0]
         if first.get("code") != _DUPLICATE_KEY:
             raise Unavailable("The database did not take the write; try again.") from None
