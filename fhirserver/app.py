@@ -19,6 +19,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConnectionFailure
 from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp
 
 from auth import bearer, routes
 from auth.keys import Seal, new_seal_key
@@ -223,6 +224,15 @@ class Installation:
         return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
+class _Application(FastAPI):
+    """What is below /fhir is answered before the framework's own middlewares; all is observed."""
+
+    fhir: rest.Handle
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Observed(rest.Edge(super().build_middleware_stack(), self.fhir))
+
+
 def create_app(
     settings: Settings, database: Database[dict[str, Any]], clock: Clock = now, crashes: Callable[[], int] = int
 ) -> FastAPI:
@@ -240,13 +250,14 @@ def create_app(
 
     # Traces and logs of requests would hold search values, which are patient data.
     private: TelemetryConfig = {"tracing": False, "logs": False}
-    app = FastAPI(title="fhirserver", lifespan=lifespan, telemetry=private, openapi_url=None, docs_url=None, redoc_url=None)
+    app = _Application(
+        title="fhirserver", lifespan=lifespan, telemetry=private, openapi_url=None, docs_url=None, redoc_url=None
+    )
     app.state.installation = installation
     # In the order of how often they are asked for: the router tries one after the other.
     routes.install(app, installation.server)
-    rest.install(app, installation.authenticate, installation.context)
+    app.fhir = rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
-    app.add_middleware(Observed)
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     return app
