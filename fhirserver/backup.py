@@ -146,7 +146,7 @@ def restore(installation: Installation, file: str) -> None:
         with open(sys.stdin.fileno() if file == "-" else file, "rb", closefd=file != "-") as source, translated():
             _load(installation, source, notes)
     except BaseException as error:
-        for name in database.list_collection_names() if "secantusVersion" in database.client.server_info() else ():
+        for name in database.list_collection_names() if installation.store.is_embedded else ():
             rows = database[name].find({}, {"_id": 1}, batch_size=_BATCH)  # the embedded one syncs for each that a drop removes
             while ids := [row["_id"] for row in islice(rows, _BATCH)]:
                 database[name].delete_many({"_id": {"$in": ids}})

@@ -61,7 +61,7 @@ class Asked(Protocol):
     type: ResourceType
     sort: list[tuple[str, int]]
 
-    def stages(self) -> tuple[Filter, list[Filter]]: ...
+    def stages(self, join: bool = False) -> tuple[Filter, list[Filter]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class Store:
         return int(rows[0]["n"]) if rows else 0
 
     def _stages(self, query: Asked, visible: Visible, after: tuple[Any, ...] | None) -> list[Document]:
-        first, second = query.stages()
+        first, second = query.stages(join=not self.is_embedded)
         second = [*second, *visible.second(self._clock()), {"deleted": False}]
         if after is not None:
             second.append(_beyond(query.sort, after))
@@ -326,6 +326,11 @@ class Store:
                 raise Conflict(step.unmet)
         for name, documents in new.items():
             self.database[name].insert_many(documents, session=session)
+
+    @cached_property
+    def is_embedded(self) -> bool:
+        """Whether the database is SecantusDB, whose planner differs from MongoDB's."""
+        return "secantusVersion" in self.client.server_info()
 
     @cached_property
     def _takes_bulk_writes(self) -> bool:

@@ -9,7 +9,7 @@ from conftest import BASE, assert_outcome, order, patient
 
 from fhirserver.moments import span
 from fhirserver.resources import RESOURCE_TYPES, served
-from fhirserver.search.clause import Clause, either
+from fhirserver.search.clause import Clause, either, joined
 from fhirserver.search.parameters import parameters
 from fhirserver.search.query import parse
 from fhirserver.search.string import fold
@@ -274,3 +274,42 @@ def test_each_parameters_first_stage_uses_an_index(server, name):
             plan = str(server.installation.store.explain(asked, EVERYTHING))
             assert "IXSCAN" in plan, (name, code, plan)
             assert "COLLSCAN" not in plan, (name, code, plan)
+
+
+@pytest.mark.parametrize(
+    ("flat", "expected"),
+    [
+        ({"t": "status=active"}, {"t": "status=active"}),
+        (
+            {"t": {"$gte": "family~no", "$lt": "family~no\uffff"}},
+            {"t": {"$elemMatch": {"$gte": "family~no", "$lt": "family~no\uffff"}}},
+        ),
+        ({"d.birthdate.l": {"$gte": 1, "$lt": 2}}, {"d.birthdate": {"$elemMatch": {"l": {"$gte": 1, "$lt": 2}}}}),
+        ({"d.birthdate.h": {"$gte": 1}}, {"d.birthdate.h": {"$gte": 1}}),
+        (
+            {"$or": [{"q.x.l": {"$gt": 1, "$lte": 2}}, {"t": "a"}]},
+            {"$or": [{"q.x": {"$elemMatch": {"l": {"$gt": 1, "$lte": 2}}}}, {"t": "a"}]},
+        ),
+        ({"_id": {"$in": ["a"]}}, {"_id": {"$in": ["a"]}}),
+    ],
+)
+def test_for_mongodb_both_bounds_of_a_range_are_asked_of_one_element(flat, expected):
+    assert joined(flat) == expected
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["name=now", "birthdate=1970", "birthdate=ge1970&birthdate=lt1980", "birthdate=1970,1980", "name=nowak,gro&gender=male"],
+)
+def test_and_that_finds_the_same(server, hospital, people, asked):
+    store = server.installation.store
+
+    def found():
+        return sorted(e["resource"]["id"] for e in hospital.get(f"Patient?{asked}").json().get("entry", []))
+
+    flat = found()
+    store.__dict__["is_embedded"] = False
+    try:
+        assert found() == flat != []
+    finally:
+        del store.__dict__["is_embedded"]
