@@ -61,7 +61,7 @@ class Asked(Protocol):
     type: ResourceType
     sort: list[tuple[str, int]]
 
-    def stages(self, join: bool = False) -> tuple[Filter, list[Filter]]: ...
+    def stages(self, arrays: str = "") -> tuple[Filter, list[Filter]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class Store:
         return int(rows[0]["n"]) if rows else 0
 
     def _stages(self, query: Asked, visible: Visible, after: tuple[Any, ...] | None) -> list[Document]:
-        first, second = query.stages(join=not self.is_embedded)
+        first, second = query.stages(self.joins)
         second = [*second, *visible.second(self._clock()), {"deleted": False}]
         if after is not None:
             second.append(_beyond(query.sort, after))
@@ -331,6 +331,14 @@ class Store:
     def is_embedded(self) -> bool:
         """Whether the database is SecantusDB, whose planner differs from MongoDB's."""
         return "secantusVersion" in self.client.server_info()
+
+    @cached_property
+    def joins(self) -> str:
+        """Of which arrays the planner joins both bounds of a range on one element: MongoDB of all, SecantusDB in Rust (which
+        names a storage engine) of the tags, SecantusDB in Python of none."""
+        if not self.is_embedded:
+            return "tdq"
+        return "t" if self.client.server_info().get("storageEngines") else ""
 
     @cached_property
     def _takes_bulk_writes(self) -> bool:

@@ -57,20 +57,27 @@ def prefixed(start: str) -> Filter:
     return {"$elemMatch": {"$gte": start, "$lt": f"{start}\uffff"}}
 
 
-def joined(flat: Filter) -> Filter:
-    """The flat part as MongoDB's planner likes it: of a range on an array it uses one bound, unless one element is asked
-    to lie between both. (The embedded server scans for that.) https://www.mongodb.com/docs/manual/core/multikey-index-bounds/
+def joined(flat: Filter, arrays: str, scalars: frozenset[str] = frozenset()) -> Filter:
+    """The flat part as a planner likes it: of a range on an array MongoDB uses one bound, unless one element is asked to lie
+    between both. ``arrays`` are those of ``t``, ``d``, ``q`` of which this database understands that; ``scalars`` are dates
+    of which a resource has one, so that the column to sort by says the same.
+
+    https://www.mongodb.com/docs/manual/core/multikey-index-bounds/
     """
-    return dict(_joined(name, condition) for name, condition in flat.items())
+    return dict(_joined(name, condition, arrays, scalars) for name, condition in flat.items())
 
 
-def _joined(name: str, condition: Any) -> tuple[str, Any]:
+def _joined(name: str, condition: Any, arrays: str, scalars: frozenset[str]) -> tuple[str, Any]:
     if name == "$or":
-        return name, [joined(one) for one in condition]
+        return name, [joined(one, arrays, scalars) for one in condition]
     ranged = isinstance(condition, dict) and len(condition) == 2 and all(sign in _BOUNDS for sign in condition)
-    if ranged and name == "t":
+    if ranged and name.startswith("d.") and name[2:-2] in scalars and name.endswith(".l"):
+        return f"o.{name[2:-2]}", condition
+    if not ranged or name[0] not in arrays:
+        return name, condition
+    if name == "t":
         return name, {"$elemMatch": condition}
-    if ranged and name.startswith(("d.", "q.")):
+    if name.startswith(("d.", "q.")):
         path, _, end = name.rpartition(".")
         return path, {"$elemMatch": {end: condition}}
     return name, condition

@@ -13,7 +13,7 @@ from fhirserver import r4
 from fhirserver.definitions import Component, ResourceType, SearchParam
 from fhirserver.errors import Unsupported
 from fhirserver.search import KINDS
-from fhirserver.search.paths import Value, compiled, ends
+from fhirserver.search.paths import Value, compiled, ends, is_single
 
 _CANONICAL = "http://hl7.org/fhir/SearchParameter/"
 # Parameters of every type whose values are in the resource. _id and _lastUpdated are columns; the others are no values.
@@ -99,6 +99,13 @@ def of_strings(type_: ResourceType, param: SearchParam) -> bool:
     """Whether every value of the parameter is a plain string."""
     found = ends(type_.name, param.expression)
     return bool(found) and all(e.type == "string" for e in found)
+
+
+@cache
+def single_dates(type_: ResourceType) -> frozenset[str]:
+    """The dates offered for _sort of which a resource has one at most."""
+    dates = (param for code, param in parameters(type_).items() if code in type_.sorts and param.kind == "date")
+    return frozenset(param.code for param in dates if is_single(type_.name, param.expression))
 
 
 @cache

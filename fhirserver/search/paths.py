@@ -65,6 +65,20 @@ def compiled(type_: str, expression: str) -> Callable[[dict[str, Any]], list[Val
     return Accessor(tuple(steps for steps, _ in branches), tuple(end for _, ends in branches for end in ends))
 
 
+def is_single(type_: str, expression: str) -> bool:
+    """Whether it finds one value at most: one path, no list on it."""
+    return " | " not in expression and _is_single(type_, _without_root(type_, expression))
+
+
+def _is_single(owner: str, text: str) -> bool:
+    for name in re.findall(r"(?:^|\.)(\w+)(?=\.|$)", text):
+        elements = _elements(owner, name)
+        if not elements or any(e.many for e in elements):
+            return False
+        owner = elements[0].type
+    return "(" not in text
+
+
 def ends(type_: str, expression: str) -> tuple[r4.Element, ...]:
     """The elements at which an expression ends."""
     accessor = compiled(type_, expression)

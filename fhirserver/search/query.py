@@ -18,7 +18,7 @@ from fhirserver.search import KINDS, chains, composite, date, special, terminolo
 from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause, Filter, either, joined, missing
 from fhirserver.search.index import HELD, held_code
 from fhirserver.search.lookup import NO_LOOKUP, Lookup
-from fhirserver.search.parameters import LEFT_OUT, code_of, of_strings, parameter, searchable, systems
+from fhirserver.search.parameters import LEFT_OUT, code_of, of_strings, parameter, searchable, single_dates, systems
 from fhirserver.search.parameters import values as parameter_values
 from fhirserver.search.values import divided, escaped, split
 from fhirserver.shape import Shape
@@ -67,13 +67,13 @@ class Query:
         """The most selective clause that an index serves."""
         return min((clause for clause in self.clauses if clause.leads), key=lambda clause: clause.weight, default=None)
 
-    def stages(self, join: bool = False) -> tuple[Filter, list[Filter]]:
-        """A flat first stage led by the most selective clause, and the rest for a second stage; ``join``: for MongoDB."""
+    def stages(self, arrays: str = "") -> tuple[Filter, list[Filter]]:
+        """A flat first stage led by the most selective clause, and the rest for a second stage; ``arrays``: see ``joined``."""
         lead = self.leading
         if lead is None:
             return {}, [clause.second for clause in self.clauses]
         rest = [clause.second for clause in self.clauses if clause is not lead]
-        return joined(lead.flat) if join else lead.flat, ([lead.exact, *rest] if lead.exact else rest)
+        return joined(lead.flat, arrays, single_dates(self.type)), ([lead.exact, *rest] if lead.exact else rest)
 
     @property
     def scans(self) -> bool:

@@ -294,7 +294,17 @@ def test_each_parameters_first_stage_uses_an_index(server, name):
     ],
 )
 def test_for_mongodb_both_bounds_of_a_range_are_asked_of_one_element(flat, expected):
-    assert joined(flat) == expected
+    assert joined(flat, "tdq") == expected
+    assert joined(flat, "") == flat
+
+
+def test_a_date_of_which_there_is_one_is_looked_for_in_the_column_to_sort_by():
+    from fhirserver.search.parameters import single_dates
+
+    assert single_dates(RESOURCE_TYPES["Patient"]) == {"birthdate"}
+    assert single_dates(RESOURCE_TYPES["Task"]) == {"authored-on", "due"}
+    query = parse(RESOURCE_TYPES["Patient"], [("birthdate", "1970")])
+    assert set(query.stages()[0]) == {"o.birthdate"}
 
 
 @pytest.mark.parametrize(
@@ -308,8 +318,8 @@ def test_and_that_finds_the_same(server, hospital, people, asked):
         return sorted(e["resource"]["id"] for e in hospital.get(f"Patient?{asked}").json().get("entry", []))
 
     flat = found()
-    store.__dict__["is_embedded"] = False
+    store.__dict__["joins"] = "tdq"
     try:
         assert found() == flat != []
     finally:
-        del store.__dict__["is_embedded"]
+        del store.__dict__["joins"]
