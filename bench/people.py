@@ -136,6 +136,15 @@ def pesel(random: Random, birth: tuple[int, int, int], woman: bool) -> str:
     return digits + pesel_check(digits)
 
 
+def right_to_practise(random: Random) -> str:
+    """A Polish doctor's number: the check digit comes first, and is neither 0 nor 10."""
+    while True:
+        digits = f"{random.randrange(10**6):06}"
+        check = sum(place * int(digit) for place, digit in enumerate(digits, 1)) % 11
+        if 1 <= check <= 9:
+            return f"{check}{digits}"
+
+
 def pesel_check(digits: str) -> str:
     weighed = sum(int(digit) * weight for digit, weight in zip(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3), strict=False))
     return str(-weighed % 10)

@@ -118,7 +118,7 @@ class Population:
         code, display = SPECIALTIES[0] if number % 3 == 0 else SPECIALTIES[1 + number % 3]
         return {
             "resourceType": "Practitioner", "id": uuid(random), "active": True,
-            "identifier": [{"system": "urn:oid:2.16.840.1.113883.3.4424.1.6.2", "value": f"{random.randrange(10**6, 10**7)}"}],
+            "identifier": [{"system": "urn:oid:2.16.840.1.113883.3.4424.1.6.2", "value": people.right_to_practise(random)}],
             "name": [{"use": "official", "family": family, "given": given, "prefix": ["dr"], "text": f"dr {given[0]} {family}"}],
             "gender": "female" if woman else "male",
             "qualification": [{"code": concept(SNOMED, code, display)}],

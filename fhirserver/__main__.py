@@ -199,14 +199,18 @@ def _reindex(options: argparse.Namespace, settings: Settings) -> int:
     with _database(settings) as database:
         installation = Installation(settings, database)
         installation.definitions.refresh()
+        before = ""
         while True:
             mine = installation.store.lease("reindexing", holder, 30)
             left = installation.reindexing.step(1.0) if mine else bool(installation.reindexing.progress())
-            told = [f"{name}: {progress}" for name, progress in installation.reindexing.progress().items()]
-            sys.stderr.write(f"\r{', '.join(told)}\x1b[K" if sys.stderr.isatty() else "".join(f"{line}\n" for line in told))
+            told = ", ".join(f"{name}: {progress}" for name, progress in installation.reindexing.progress().items())
+            if told and told != before:
+                sys.stderr.write(f"\r{told}\x1b[K" if sys.stderr.isatty() else f"{told}\n")
+            before = told
             if not left:
                 break
             time.sleep(0.5)
+        installation.definitions.refresh()
         waiting = {f"{t.name}.{code}" for t in installation.store.types.values() for code in t.pending}
         sys.stderr.write("\r\x1b[K" if sys.stderr.isatty() else "")
     print("waiting: " + ", ".join(sorted(waiting)) if waiting else "everything is indexed")

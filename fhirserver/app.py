@@ -85,6 +85,7 @@ class Installation:
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
         self.definitions = Definitions(self.store, settings.organization)
+        self.store.signalled = self.definitions.refresh
         self.reindexing = Reindexing(self.store, self.definitions, f"{settings.base}/fhir")
         self.jobs = Jobs(
             self.store,

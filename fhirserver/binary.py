@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 from fhirserver.errors import BadRequest, UnsupportedMediaType
 from fhirserver.validation import Document, dumps, loads
 
-_MEDIA = re.compile(r"[\w.+-]{1,80}/[\w.+-]{1,80}")
+_MEDIA = re.compile(r"""[\w.+-]{1,80}/[\w.+-]{1,80}(?: ?; ?[\w.+-]{1,40}=(?:[\w.+:/-]{1,80}|"[\w .+:/=-]{1,80}"))*""", re.ASCII)
 # What the content may be, it runs nothing here and is no page of ours.
 HEADERS = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
@@ -32,6 +32,7 @@ def unwrapped(text: str) -> tuple[bytes, str, dict[str, str]]:
     """(content, its type, headers) of a stored Binary."""
     document = loads(text)
     context = document.get("securityContext", {}).get("reference")
-    headers = HEADERS | ({"X-Security-Context": context} if context and context.isascii() else {})
-    media = document["contentType"]
+    told = context and context.isascii() and context.isprintable()
+    headers = HEADERS | ({"X-Security-Context": context} if told else {})
+    media = document.get("contentType", "")
     return b64decode(document.get("data", "")), media if _MEDIA.fullmatch(media) else "application/octet-stream", headers

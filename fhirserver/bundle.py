@@ -230,6 +230,8 @@ def _distinct(entries: list[Entry]) -> None:
         identity = entry.full_url
         if entry.request.method in ("PUT", "PATCH", "DELETE"):
             identity = f"{entry.request.path}?{entry.request.query}"
+        elif entry.request.path.endswith(("/$meta-add", "/$meta-delete")):
+            identity = f"{entry.request.path.rpartition('/')[0]}?{()}"
         if identity and entry.request.method != "GET":
             if identity in seen:
                 raise BadRequest("Two entries of the transaction are about the same resource.", entry.path)

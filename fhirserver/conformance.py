@@ -22,7 +22,7 @@ from fhirserver.validation import MAX_RESOURCE
 _RANGED = ("number", "date", "quantity")
 _PREFIXES = "eq ne gt ge lt le sa eb ap"
 # Those of every type that are columns, not values.
-_COLUMNS = ("_id", "_lastUpdated", "_list", "_has", "_type")
+_COLUMNS = ("_id", "_lastUpdated", "_list", "_has")
 _HEAD = """# Conformance
 
 FHIR R4 (4.0.1), JSON. This file is computed from what runs: `make conformance` writes it, a test compares. `/fhir/metadata` says
@@ -39,6 +39,15 @@ _ELSEWHERE = """## Where we read the standard in one of several ways
 - AuditEvents and Provenance of a write are made of one line in its transaction when somebody reads those types, or within 15 s.
 - `$meta-add` and `$meta-delete` make a new version, since every change of a record has its history.
 - Pages are sealed cursors: what does not change is neither lost nor repeated; what changes meanwhile may move.
+- Writes honour `If-Match`, `If-None-Match: *`, `If-None-Exist`, `Prefer: return=` and `X-Provenance`; reads `If-None-Match` and
+  `If-Modified-Since`; HEAD is a GET without its body. A patch is a JSON Patch or a FHIRPath Patch (Parameters).
+- A Binary is sent and given in its own content type, unless it is asked for as `application/fhir+json`.
+- `$everything` pages by 100: the patient first, then the newest. Of other patients nothing comes along; a resource that alone
+  refers to more than can come along comes without. `$match` wants a number, a contact, or a name with a birth date, and is
+  certain only with a number that agrees.
+- An active SearchParameter is of the installation's own organisation, has one of the kinds above but composite and special,
+  names its types and, for references, its targets; its expression is one of the shapes that R4's own parameters have.
+- 503 with `Retry-After` while the database is away, 507 while the disk is nearly full: nothing was changed.
 - How the reading itself differs from its specification: [ADR 4](adr/0004-what-differs-from-the-specification.md)."""
 
 
@@ -94,7 +103,7 @@ def _search() -> str:
             f"Of every type: {everywhere}; each parameter of R4's own definitions for its type, and those that an administrator adds.",
             "With `_sort` (several, any parameter), `_count`, `_total`, `_summary`, `_elements`, `_include` and `_revinclude` (`:iterate`, `*`), "
             "chains of several levels, `_has` nested, comma lists, composites as tuples, identifiers through references.",
-            f"Compartments: {', '.join(COMPARTMENTS)}.",
+            f"Over several types (`GET /fhir?_type=…`, a compartment's `*`): by what they share. Compartments: {', '.join(COMPARTMENTS)}.",
             "Refused:",
             _table(("parameter", "of", "why"), refused),
         ]
@@ -111,7 +120,7 @@ def _missing(type_: ResourceType) -> list[str]:
 
 
 def _limits() -> Iterator[tuple[str, str, str]]:
-    yield "one resource", f"{MAX_RESOURCE // 1024**2} MiB", "413 `too-long`"
+    yield "one resource", f"{MAX_RESOURCE // 1024**2} MiB (of a Binary sent as it is: three quarters of that)", "413 `too-long`"
     yield "entries of a batch or transaction", f"{bundle.MAX_ENTRIES:,}", "413 `too-long`"
     yield "rows on a page", f"{query.MAX_COUNT:,} (default {query.DEFAULT_COUNT})", "as many as that"
     yield "resources to look through where no index serves a filter", f"{search.MAX_SCANNED:,}", "400 `too-costly`"

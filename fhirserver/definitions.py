@@ -36,7 +36,8 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class SearchParam:
-    """A search parameter, the standard's or ours; ``aliases`` are other spellings that partners send."""
+    """A search parameter, the standard's or ours; ``aliases`` are other spellings that partners send; ``version`` is that of
+    the resource that declares it, where an administrator did."""
 
     code: str
     kind: str
@@ -45,6 +46,7 @@ class SearchParam:
     url: str = ""
     aliases: tuple[str, ...] = ()
     components: tuple[Component, ...] = ()
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,8 @@ class Parameter:
 class Operation:
     """An operation: where it is called, what goes in and out, and the function that does it.
 
-    ``levels`` are of system, type, instance; the type ``Resource`` is every type; ``standard``: R4 defines it."""
+    ``levels`` are of system, type, instance; the type ``Resource`` is every type; ``standard``: R4 defines it;
+    ``free``: at type level it is about what is sent alone, and needs no scope."""
 
     code: str
     type: str
@@ -115,6 +118,7 @@ class Operation:
     handler: Callable[[Context, Request, Mapping[str, Any]], Any]
     description: str = ""
     standard: bool = False
+    free: bool = False
 
     @property
     def id(self) -> str:

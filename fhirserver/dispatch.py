@@ -290,6 +290,9 @@ def _require(ctx: Context, call: Call) -> None:
         return
     if call.type is None:
         raise BadRequest("This interaction cannot stand here.")
+    if call.operation is not None and call.operation.free and not call.arguments:
+        access.authenticated(ctx.principal)
+        return
     if call.operation is not None:
         letter = "u" if call.operation.affects_state else "r" if call.arguments else "s"
     else:

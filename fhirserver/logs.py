@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import traceback
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import Literal
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 REQUESTS = logging.getLogger("fhirserver.requests")
@@ -31,6 +33,9 @@ class _Text(logging.Formatter):
 
 
 class _Json(JsonFormatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - as logging calls it
+        return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+
     def formatException(self, ei: _Trace) -> str:  # noqa: N802 - as logging calls it
         return told(ei)
 
@@ -40,9 +45,9 @@ def configure(format_: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler()
     if format_ == "json":
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
-        handler.setFormatter(
-            _Json("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names, datefmt="%Y-%m-%dT%H:%M:%S%z")
-        )
+        layout = "%(asctime)s %(levelname)s %(name)s %(message)s"
+        # uvicorn repeats its messages with the codes of a terminal in them
+        handler.setFormatter(_Json(layout, rename_fields=names, reserved_attrs=[*RESERVED_ATTRS, "color_message"]))
     else:
         handler.setFormatter(_Text("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -33,7 +33,7 @@ _CONDITIONS = {
     "delete": ("If-Match",),
     "bundle": ("Prefer",),
 }
-_CONTROLS = ("_count", "_sort", "_include", "_revinclude", "_summary", "_elements", "_total", "_cursor", "_lastUpdated", "_id")
+_CONTROLS = ("_count", "_sort", "_include", "_revinclude", "_total", "_cursor", "_lastUpdated", "_id")
 _SHAPES = ("_summary", "_elements", "_pretty", "_format")
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from fhirserver.definitions import Progress, ResourceType, SearchParam
-from fhirserver.errors import FHIRError
+from fhirserver.errors import FHIRError, TooLarge, Unavailable
 from fhirserver.operations.plain_writes import SEARCH_PARAMETERS
 from fhirserver.search import custom
 from fhirserver.search.index import index, schema
@@ -30,7 +30,7 @@ log = logging.getLogger("fhirserver.reindex")
 State = dict[str, Any]
 _FRESH, _KNOWN_EVERYWHERE, _AGAIN = 2.0, 3.0, 60.0  # seconds
 _BATCH, _MOST = 500, 1000
-_DONE = "done"
+_DONE = " done"  # no id
 
 
 class Definitions:
@@ -68,13 +68,20 @@ class Definitions:
         rows = self._store.search(plain(self._store.types["SearchParameter"]), owned_by(self._home), _MOST)
         found: dict[str, tuple[SearchParam, ...]] = {}
         for document in (loads(row.json) for row in rows):
-            for base in document["base"] if custom.is_active(document) else ():
-                found[base] = (*found.get(base, ()), custom.declared(document, base))
-        return found
+            for base in document["base"]:
+                if base in self._store.types and custom.served(document, base):
+                    found[base] = (*found.get(base, ()), custom.declared(document, base))
+        return {base: self._fitting(self._store.types[base], params) for base, params in found.items()}
+
+    def _fitting(self, type_: ResourceType, params: tuple[SearchParam, ...]) -> tuple[SearchParam, ...]:
+        kept = custom.fitting(type_, params)
+        if kept != params:
+            log.error("%s has no room for the indexes of %s", type_.name, ", ".join(p.code for p in params if p not in kept))
+        return kept
 
     def _serve(self, added: dict[str, tuple[SearchParam, ...]], states: dict[str, State]) -> None:
         for name, type_ in list(self._store.types.items()):
-            params = added.get(name, ())
+            params = tuple(sorted(added.get(name, ()), key=lambda param: param.code))
             ready = states.get(name, {}).get("ready", ())
             pending = {p.code: Progress(0, self._store.size(name)) for p in params if _key(p) not in ready}
             if params != type_.custom or pending.keys() != type_.pending.keys():
@@ -82,7 +89,12 @@ class Definitions:
 
 
 def _key(param: SearchParam) -> str:
-    return "|".join((param.code, param.kind, param.expression))
+    """One that was away and is there again is another: what was written meanwhile does not have it."""
+    return f"{param.code}|{param.version}"
+
+
+def _has_all(state: State, type_: ResourceType) -> bool:
+    return {_key(param) for param in type_.custom} <= set(state["ready"])
 
 
 def _ready(states: dict[str, State]) -> dict[str, list[str]]:
@@ -111,7 +123,7 @@ class Reindexing:
         if type_ is None:
             return False
         again = bool(type_.custom) and not state["again"] and now - state["since"] > _AGAIN
-        return again or bool(state["after"] != _DONE or state["stamp"] != schema(type_))
+        return again or bool(state["after"] != _DONE or state["stamp"] != schema(type_)) or not _has_all(state, type_)
 
     def step(self, seconds: float = 5.0) -> bool:
         """Some of what is to do, for about so long. Whether anything is left."""
@@ -120,9 +132,14 @@ class Reindexing:
         for name in self._concerned(states):
             type_ = self._store.types[name]
             state = states.get(name) or _state(type_)
-            if state["stamp"] != schema(type_):
+            if state["stamp"] != schema(type_) or (state["after"] == _DONE and not _has_all(state, type_)):
                 state = _state(type_) | {"ready": [key for key in state["ready"] if key in map(_key, type_.custom)]}
-            left = self._one(type_, state, until) or left
+            try:
+                left = self._one(type_, state, until) or left
+            except Unavailable:
+                raise
+            except FHIRError as error:  # one type's trouble is not the others'
+                log.error("%s cannot be indexed again: %s", name, type(error).__name__)
         self._definitions.refresh()
         return left
 
@@ -162,6 +179,7 @@ class Reindexing:
         return {name: Progress(state["count"], state["total"]) for name, state in states if state["after"] != _DONE}
 
     def _batch(self, type_: ResourceType, state: State) -> State:
+        missed = 0
         rows, last = self._store.stale(type_.name, schema(type_), state["after"], _BATCH)
         for row in rows:
             try:
@@ -169,7 +187,15 @@ class Reindexing:
             except (FHIRError, ValueError, TypeError, KeyError, AttributeError):
                 log.error("%s/%s cannot be indexed; it keeps its entries", type_.name, row["_id"])
                 continue
-            self._store.index_again(type_.name, row, entries)
+            try:
+                missed += not self._store.index_again(type_.name, row, entries)
+            except TooLarge:
+                log.error(
+                    "%s/%s does not fit into the database with its entries; it keeps those it has", type_.name, row["_id"]
+                )
+        state = state | {"missed": state["missed"] + missed}
+        if last is None and state["missed"]:  # changed while they were looked at: once more from the start
+            return state | {"after": "", "count": 0, "missed": 0}
         if last is not None:
             return state | {"after": last, "count": state["count"] + _BATCH, "changed": state["changed"] + len(rows)}
         if state["changed"]:
@@ -182,4 +208,5 @@ def _state(type_: ResourceType) -> State:
     """``ready`` are the parameters that all resources are indexed with; ``after`` is the last id that was looked at."""
     return {
         "stamp": schema(type_), "ready": [], "after": "", "count": 0, "total": 0, "changed": 0, "since": 0.0, "again": False,
+        "missed": 0,
     }  # fmt: skip

@@ -127,7 +127,9 @@ def _request(request: HTTPRequest, body: bytes) -> Request:
             raise UnsupportedMediaType(f"POST _search with {_FORM}.")
         query += _pairs(body)
     elif media not in (*_JSON, "") and (named := _BINARY.fullmatch(path)) and request.method in ("POST", "PUT"):
-        body = binary.wrapped(media, body, named["id"] or "", request.headers.get("x-security-context"))
+        body = binary.wrapped(
+            request.headers.get("content-type", "").strip(), body, named["id"] or "", request.headers.get("x-security-context")
+        )
     elif body and media not in (*_JSON, "") and not (request.method == "PATCH" and media == JSON_PATCH):
         raise UnsupportedMediaType(f"Send {MEDIA_TYPE}" + (f" or {JSON_PATCH}." if request.method == "PATCH" else "."))
     method = "GET" if request.method == "HEAD" else request.method
@@ -147,7 +149,8 @@ def _native(reply: Reply, head: bool) -> Response:
     if reply.status != 200:
         return _response(reply, head)
     content, media, headers = binary.unwrapped(reply.body)
-    return Response(b"" if head else content, 200, {**_SECURE, **headers, **reply.headers, "Content-Type": media})
+    told = {**_SECURE, **headers, **reply.headers, "Content-Type": media, "Content-Length": str(len(content))}
+    return Response(b"" if head else content, 200, told)
 
 
 def _pairs(text: bytes) -> list[tuple[str, str]]:
@@ -161,8 +164,10 @@ def _accepted(request: HTTPRequest, query: list[tuple[str, str]]) -> None:
     """https://hl7.org/fhir/R4/http.html#mime-type"""
     wanted = next((v for n, v in query if n == "_format"), None) or request.headers.get("accept") or "*/*"
     ranges = [part.split(";")[0].strip().lower().replace(" ", "+") for part in wanted.split(",")]
-    anything = request.method in ("GET", "HEAD") and request.scope["path"].startswith("/fhir/Binary/")
-    if not anything and not any(r in _JSON or r in ("*/*", "application/*") for r in ranges):
+    native = request.method in ("GET", "HEAD") and request.scope["path"].startswith("/fhir/Binary/")
+    if native and "application/fhir+xml" not in ranges and not any(name == "_format" for name, _ in query):
+        return
+    if not any(r in _JSON or r in ("*/*", "application/*") for r in ranges):
         raise NotAcceptable(f"The server answers {MEDIA_TYPE}.")
 
 
@@ -170,7 +175,7 @@ def _response(reply: Reply, head: bool, pretty: bool = False) -> Response:
     body = reply.body.encode()
     if pretty and body:
         body = msgspec.json.format(body, indent=2)
-    headers = {**_SECURE, **reply.headers}
+    headers = {**_SECURE, **reply.headers, **({"Content-Length": str(len(body))} if head else {})}
     media = f"{MEDIA_TYPE};charset=utf-8" if body else None
     return Response(b"" if head else body, reply.status, headers, media)
 

@@ -46,6 +46,7 @@ MAX_INDEXES = 64
 _DUPLICATE_KEY = 11000
 _NAMESPACE_EXISTS = 48
 _OUT_OF_DISK = 14031
+_TOO_LARGE = (10334, 17280, 17419)
 _BULK_WRITE, _AT_ONCE = 25, 12  # the wire version that has it; as many steps as it is the faster for
 # Shutting down, stepping down, no longer primary; an embedded server whose storage failed (1) is started again.
 _PASSING = (1, 91, 189, 10107, 11600, 13435)
@@ -120,6 +121,7 @@ class Store:
     ) -> None:
         self.types = types
         self._clock, self._room = clock, room
+        self.signalled: Callable[[], None] = lambda: None  # called after a commit that other processes watch for
         self._indexes = indexes
         self.database = database
         self.client: MongoClient[Document] = database.client
@@ -274,6 +276,9 @@ class Store:
             self.prepare(type_)
         with translated():
             self.transact(lambda session: self._write(changes, session))
+        if changes.signals:
+            with suppress(Unavailable):  # it is written; who is to know will know a second later
+                self.signalled()
 
     def transact(self, callback: Callable[[ClientSession], T]) -> T:
         """Run ``callback`` in a transaction, retried whole on transient errors, durable when it returns.
@@ -298,8 +303,11 @@ class Store:
         for criteria, generation in changes.claims.items():
             yield self._claim(criteria, generation)
         for (type_, id_), generation in changes.guards.items():
-            if (type_, id_) not in changes.writes:
+            written = changes.writes.get((type_, id_))
+            if written is None:
                 yield _guard(type_, id_, generation)
+            elif written.expected and written.generation != generation:  # read twice, and not the same
+                raise Conflict("The resource was changed by another request meanwhile.")
         for write in changes.writes.values():
             if write.expected:
                 yield self._replace(write)
@@ -315,6 +323,8 @@ class Store:
 
     def _carry_out(self, steps: list[Step], session: ClientSession) -> None:
         """A few in one command, which takes half of the time; many by collection, which takes less then."""
+        if not steps:
+            return
         if len(steps) <= _AT_ONCE and self._takes_bulk_writes:
             _in_one_command(self.client, self.database.name, steps, session)
             return
@@ -386,9 +396,12 @@ class Store:
     def _share(self, type_: str, id_: str, grant: Grant, owner: str | None, session: ClientSession) -> None:
         """Checked in the transaction that changes it, so that nobody shares what is not theirs."""
         collection = self.database[type_]
-        found = collection.find_one({"_id": id_}, {"owner": 1, "base": 1, "grants": 1, "v": 1}, session=session)
+        fields = {"owner": 1, "base": 1, "grants": 1, "v": 1, "deleted": 1}
+        found = collection.find_one({"_id": id_}, fields, session=session)
         if found is None or (owner is not None and found["owner"] != owner):
             raise Conflict("A resource to be shared is not the sharing organisation's.")
+        if found["deleted"] and grant.until > self._clock():
+            raise Conflict("A resource to be shared was deleted meanwhile.")
         self._remember(type_, id_, grant, session)
         same = [g for g in found["grants"] if (g["order"], g["key"]) == (grant.order, grant.key)]
         since = same[0]["since"] if same and same[0]["until"] > self._clock() else found["v"]
@@ -474,11 +487,12 @@ class Store:
             found = list(collection.find({"_id": {"$in": ids}}, {"v": 1, "g": 1, "json": 1})) if ids else []
         return found, rows[-1]["_id"] if rows else None
 
-    def index_again(self, type_: str, row: Document, entries: Document) -> None:
-        """A resource that was written meanwhile has been indexed by that, as its writer indexes."""
+    def index_again(self, type_: str, row: Document, entries: Document) -> bool:
+        """False where the resource was changed meanwhile: by a write, which indexed it, or in who may see it."""
         same = {"_id": row["_id"], "v": row["v"], "g": row["g"]}
         with translated():
-            self.database[type_].update_one(same, {"$set": {n: entries[n] for n in ("t", "d", "q", "o", "c", "schema")}})
+            change = {"$set": {n: entries[n] for n in ("t", "d", "q", "o", "c", "schema")}}
+            return self.database[type_].update_one(same, change).matched_count == 1
 
     def reindexing(self) -> dict[str, Document]:
         """Type -> how far its indexing is."""
@@ -596,6 +610,8 @@ def translated() -> Iterator[None]:
     except (errors.DuplicateKeyError, errors.BulkWriteError, errors.ClientBulkWriteException) as error:
         # Their texts hold the document: never passed on.
         first = ((error.details or {}).get("writeErrors") or [error.details or {}])[0]
+        if first.get("code") in _TOO_LARGE:
+            raise TooLarge("The resource does not fit into the database.") from None
         if first.get("code") != _DUPLICATE_KEY:
             raise Unavailable("The database did not take the write; try again.") from None
         if "u" in first.get("keyPattern", {}):
@@ -604,6 +620,8 @@ def translated() -> Iterator[None]:
     except errors.DocumentTooLarge:
         raise TooLarge("The resource does not fit into the database.") from None
     except errors.OperationFailure as error:
+        if error.code in _TOO_LARGE:
+            raise TooLarge("The resource does not fit into the database.") from None
         if error.code == _OUT_OF_DISK:
             raise InsufficientStorage("The database's disk is full. Nothing was changed; try again later.") from None
         if error.has_error_label("TransientTransactionError") or error.code in _PASSING:

@@ -18,8 +18,8 @@ _UNCHECKED = frozenset({"old", "temp"})
 
 def wrong(identifier: dict[str, Any]) -> Number | None:
     """The number that an Identifier says it is and is not."""
-    number = NUMBERS.get(identifier.get("system", ""))
-    value = identifier.get("value")
-    if number is None or not isinstance(value, str) or identifier.get("use") in _UNCHECKED:
+    system, value, use = (identifier.get(name) for name in ("system", "value", "use"))
+    number = NUMBERS.get(system) if isinstance(system, str) else None
+    if number is None or not isinstance(value, str) or (isinstance(use, str) and use in _UNCHECKED):
         return None
     return None if number.valid(value) else number

@@ -19,7 +19,10 @@ def _is_pesel(text: str) -> bool:
 
 
 def _is_doctors(text: str) -> bool:
-    """The first digit is the sum of the others, each by its place, modulo 11; none begins with 0."""
+    """The first digit is the sum of the others, each by its place, modulo 11; none begins with 0.
+
+    https://nil.org.pl/rejestry/centralny-rejestr-lekarzy/zasady-weryfikowania-nr-prawa-wykonywania-zawodu
+    """
     if not re.fullmatch("[1-9][0-9]{6}", text):
         return False
     return sum(place * int(digit) for place, digit in enumerate(text[1:], 1)) % 11 == int(text[0])

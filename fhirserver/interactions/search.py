@@ -6,7 +6,7 @@ https://hl7.org/fhir/R4/http.html#search
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,8 +80,11 @@ def _asked_types(ctx: Context, request: Request) -> list[ResourceType]:
 # ---------------------------------------------------------------- one search, over one type or several
 
 
-def answered(ctx: Context, request: Request, path: str, queries: list[Query], also: Also | None = None) -> Reply:
-    """One page over all queries; ``also``: what comes along with the rows shown, else what the first query includes."""
+def answered(
+    ctx: Context, request: Request, path: str, queries: list[Query], also: Also | None = None, ahead: Sequence[Stored] = ()
+) -> Reply:
+    """One page over all queries; ``also``: what comes along with the rows shown, else what the first query includes;
+    ``ahead``: what stands before all others."""
     several = len(queries) != 1
     if several and any(query.by or query.sort[0][0] != "ts" for query in queries):
         raise BadRequest("Over several types, _sort is by _lastUpdated.", "_sort")
@@ -96,6 +99,8 @@ def answered(ctx: Context, request: Request, path: str, queries: list[Query], al
         rows.sort(key=lambda row: (query.sort[0][1] * row.ts, row.type, row.id))
     shown = rows[: query.count]
     cursor = {"after": [*shown[-1].order, *([shown[-1].type] if several else [])]} if len(rows) > query.count else None
+    if not after:
+        shown = [*ahead, *shown]
     total: int | None = None
     if query.accurate_total:
         total = sum(_count(ctx, one) for one in queries)

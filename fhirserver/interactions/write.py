@@ -138,7 +138,9 @@ def put(
     text, entries = resource.text(id_, version + 1, ctx.now), index(type_, data, ctx.base)
     write = Write(type_.name, id_, version, milliseconds(ctx.now), method, owner, keys, text, data, entries)
     if current is not None and pending is None:
-        write.generation, write.sealed, write.kept = current.generation, current.sealed, current.grants
+        # What was deleted is shared with nobody any more, also when it is written again.
+        kept = () if current.deleted else current.grants
+        write.generation, write.sealed, write.kept = current.generation, current.sealed, kept
     ctx.changes.add(write)
     return write
 

@@ -5,17 +5,16 @@ https://hl7.org/fhir/R4/patient-operation-everything.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fhirserver import access, r4
 from fhirserver.definitions import Operation, Parameter, ResourceType
-from fhirserver.errors import Gone, Invalid
+from fhirserver.errors import Gone, Invalid, TooCostly
 from fhirserver.interactions import answered, same_patient, understood
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.search import includes
 from fhirserver.search.clause import IDENTIFYING, NEGATIVE, Clause
-from fhirserver.search.parameters import parameters
 from fhirserver.search.query import MAX_COUNT, Include, Query
 from fhirserver.versions import Stored, Visible
 
@@ -28,7 +27,7 @@ _CARE_DATES = (
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
-    """A searchset, the newest first. Errors: 404, 410; 422 for a type that R4 does not have."""
+    """A searchset: the patient, then the newest first. Errors: 404, 410; 422 for a type that R4 does not have."""
     patient = access.found(ctx, ctx.store.types["Patient"], inputs["id"])
     if patient.deleted:
         raise Gone("This Patient was deleted.")
@@ -42,20 +41,35 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     queries = [_query(ctx, ctx.store.types[name], within, inputs, count) for name in _types(ctx, names)]
 
     def allowed(name: str) -> Visible | None:
-        return access.includable(ctx.principal, name) if not names or name in names else None
+        """Of others' records nothing comes along: a Group names many people."""
+        return access.includable(ctx.principal, name) if name != "Patient" and (not names or name in names) else None
 
     def also(shown: list[Stored]) -> list[Stored]:
         """What the rows refer to and is not of the record itself: that has its own place on a page."""
-        asked = Query(ctx.store.types["Patient"], includes=[Include("*", "*", None)])
-        found = includes.included(ctx, asked, shown, allowed)
-        return [row for row in found if row.reference not in within and not set(within) & set(row.compartments)]
+        found = _referred(ctx, shown, allowed)
+        return [row for row in found if not any(one.startswith("Patient/") for one in row.compartments)]
 
-    return answered(ctx, Request("GET", request.path), request.path, queries, also)
+    seen = access.includable(ctx.principal, "Patient") if not names or "Patient" in names else None
+    people = ctx.store.fetch("Patient", [one.partition("/")[2] for one in within], seen) if seen else []
+    people.sort(key=lambda row: row.id != patient.id)
+    return answered(ctx, Request("GET", request.path), request.path, queries, also, people)
+
+
+def _referred(ctx: Context, shown: list[Stored], allowed: Callable[[str], Visible | None]) -> list[Stored]:
+    """What the rows refer to; a row that alone refers to more than can come along comes without."""
+    asked = Query(ctx.store.types["Patient"], includes=[Include("*", "*", None)])
+    try:
+        return includes.included(ctx, asked, shown, allowed)
+    except TooCostly:
+        found: dict[str, Stored] = {}
+        for row in shown if len(shown) > 1 else ():
+            found |= {one.reference: one for one in _referred(ctx, [row], allowed) if len(found) < includes.MAX_INCLUDED}
+        return list(found.values())
 
 
 def _types(ctx: Context, names: list[str]) -> list[str]:
-    """The patient, and the types of the compartment that have resources and that the caller may search."""
-    inside = [name for name in ctx.store.kept() if name == "Patient" or r4.compartment_parameters("Patient", name)]
+    """The types of the compartment that have resources and that the caller may search."""
+    inside = [name for name in ctx.store.kept() if name != "Patient" and r4.compartment_parameters("Patient", name)]
     return [name for name in inside if (not names or name in names) and access.includable(ctx.principal, name)]
 
 
@@ -66,13 +80,10 @@ def _query(ctx: Context, type_: ResourceType, within: list[str], inputs: Mapping
         if name in inputs:
             query.used.append((name, inputs[name]))
     query.used += [("_type", value) for value in inputs["_type"]]
-    if type_.name == "Patient":
-        query.clauses.append(Clause({"_id": {"$in": [one.partition("/")[2] for one in within]}}, IDENTIFYING - 1))
-        return query
     query.clauses.append(Clause({"c": {"$in": within}}, IDENTIFYING))
     if "_since" in inputs:
         query.clauses += understood(ctx, type_, [("_lastUpdated", f"ge{inputs['_since']}")]).clauses
-    when = next((code for code in _CARE_DATES if code in parameters(type_)), None)
+    when = next((code for code in _CARE_DATES if code in r4.search_parameters(type_.name)), None)
     for name, prefix in (("start", "ge"), ("end", "le")):
         if name in inputs and when:
             [dated] = understood(ctx, type_, [(when, f"{prefix}{inputs[name]}")]).clauses

@@ -14,13 +14,14 @@ from fhirserver.errors import Invalid
 from fhirserver.interactions import understood
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.search.query import escaped_token
+from fhirserver.search.string import fold
 from fhirserver.search.values import escaped
 from fhirserver.validation import Document, dumps, instant, loads
 from fhirserver.versions import Stored
 from fhirserver.workflow.resemblance import CERTAIN, POSSIBLE, grade, resemblance
 
 _GRADE = "http://hl7.org/fhir/StructureDefinition/match-grade"
-_MOST, _COUNT, _MAX_COUNT = 200, 10, 100
+_MOST, _COUNT, _MAX_COUNT, _MOST_WAYS = 200, 10, 100, 30
 Pairs = list[tuple[str, str]]
 
 
@@ -30,6 +31,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     ways = list(_ways(asked))
     if not ways:
         raise Invalid("Give an identifier, or a telecom, or a name with a birth date.", "Patient")
+    if len(ways) > _MOST_WAYS:
+        raise Invalid("Give fewer identifiers, contacts and names.", "Patient")
     count = inputs.get("count", _COUNT)
     if not 1 <= count <= _MAX_COUNT:
         raise Invalid(f"count is from 1 to {_MAX_COUNT}.", "Parameters.parameter")
@@ -39,10 +42,17 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
         found |= {row.id: row for row in ctx.store.search(query, access.visible(ctx.principal, "Patient"), _MOST)}
     scored = [(resemblance(asked, loads(row.json)), row) for row in found.values()]
     least = CERTAIN if inputs.get("onlyCertainMatches") else POSSIBLE
-    rows = sorted(((score, row) for score, row in scored if score >= least), key=lambda pair: (-pair[0], pair[1].id))[:count]
-    if inputs.get("onlyCertainMatches") and len(rows) > 1:
-        rows = []  # two that are certain make neither of them so
-    return _answer(ctx, rows)
+    rows = sorted(((score, row) for score, row in scored if score >= least), key=lambda pair: (-pair[0], pair[1].id))
+    if inputs.get("onlyCertainMatches"):
+        there = {row.reference for _, row in rows}
+        rows = [pair for pair in rows if not there & set(_replaced_by(pair[1]))]  # a merged record is its successor
+        rows = rows if len(rows) == 1 else []  # two that are certain make neither of them so
+    return _answer(ctx, rows[:count])
+
+
+def _replaced_by(row: Stored) -> list[str]:
+    links = loads(row.json).get("link", ())
+    return [link["other"].get("reference", "") for link in links if link.get("type") == "replaced-by"]
 
 
 def _ways(patient: Document) -> Iterator[Pairs]:
@@ -56,7 +66,7 @@ def _ways(patient: Document) -> Iterator[Pairs]:
     born = patient.get("birthDate")
     for name in patient.get("name", ()):
         for text in (name.get("family"), *name.get("given", ())[:1]):
-            if born and text:
+            if born and text and fold(text).strip():
                 yield [("birthdate", born), ("name", escaped(text))]
 
 

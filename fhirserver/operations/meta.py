@@ -98,7 +98,7 @@ def _identity(name: str, label: Any) -> Any:
 
 def _distinct(name: str, labels: Iterable[Any]) -> list[Any]:
     found: dict[Any, Any] = {}
-    for label in labels:
+    for label in filter(None, labels):
         found.setdefault(_identity(name, label), label)
     return list(found.values())
 

@@ -76,7 +76,8 @@ def _from_body(operation: Operation, request: Request) -> list[tuple[int, str, A
     found = list(problems(_without(data, as_sent), "Parameters"))
     if found:
         raise Invalid(found[0].diagnostics, issues=found)
-    return [(i, p.get("name", ""), _value(p)) for i, p in enumerate(data.get("parameter", []))]
+    types = {p.name: p.type for p in operation.inputs}
+    return [(i, p["name"], _value(p, types.get(p["name"], ""))) for i, p in enumerate(data.get("parameter", []))]
 
 
 def _without(data: dict[str, Any], as_sent: set[str]) -> dict[str, Any]:
@@ -92,9 +93,12 @@ def _without(data: dict[str, Any], as_sent: set[str]) -> dict[str, Any]:
     return data | {"parameter": checked}
 
 
-def _value(parameter: dict[str, Any]) -> Any:
+def _value(parameter: dict[str, Any], type_: str) -> Any:
+    """None for what is given as another data type than the one that is declared."""
     if "resource" in parameter:
         return parameter["resource"]
+    if type_[:1].isupper() and not r4.is_resource(type_):
+        return parameter.get(f"value{type_}")
     values = [value for key, value in parameter.items() if key.startswith("value")]
     return values[0] if values else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fhirserver import interactions, work
-from fhirserver.definitions import ResourceType
+from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, MethodNotAllowed
 from fhirserver.interactions import create, delete, update
 from fhirserver.messages import Context, Reply, Request
@@ -164,7 +164,13 @@ def parameter_delete(ctx: Context, request: Request, type_: ResourceType, id_: s
 def _served(ctx: Context, document: Document) -> None:
     if ctx.principal.organization != ctx.home:
         raise Forbidden("Search parameters are of the whole installation: its own organisation's administrator adds them.")
-    if wrong := list(custom.problems(document, ctx.store.types)):
+    beside: dict[str, list[SearchParam]] = {}
+    for write in ctx.changes.writes.values():
+        other = write.data or {}
+        for base in other.get("base", ()) if write.type == "SearchParameter" and write.id != document.get("id") else ():
+            if custom.served(other, base):
+                beside.setdefault(base, []).append(custom.declared(other, base))
+    if wrong := list(custom.problems(document, ctx.store.types, beside)):
         raise Invalid(wrong[0].diagnostics, issues=wrong)
     ctx.changes.signals.add(SEARCH_PARAMETERS)
 

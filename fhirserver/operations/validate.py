@@ -69,13 +69,14 @@ def _tried(ctx: Context, type_: ResourceType, mode: str, stored: Stored | None, 
     arguments = [stored.id] if stored and mode != "create" else []
     way_to(mode, type_)(trial, Request("POST", path, body=body), type_, *arguments)
     for write in trial.changes.writes.values():
-        _unique(ctx, write)
+        _unique(ctx, write, stored if stored and stored.reference == write.reference else None)
 
 
-def _unique(ctx: Context, write: Write) -> None:
+def _unique(ctx: Context, write: Write, before: Stored | None) -> None:
     """What the commit would find: another resource of the organisation with this business key."""
-    keys = [f"{write.owner}|{key}" for key in write.index.get("u", ())]
-    if write.expected == 0 and keys and ctx.store.business_keys(write.type, keys, EVERYTHING):
+    own = ctx.store.types[write.type].unique(loads(before.json)) if before and not before.deleted else []
+    keys = [f"{write.owner}|{key}" for key in write.index.get("u", ()) if key not in own]
+    if keys and ctx.store.business_keys(write.type, keys, EVERYTHING):
         raise Duplicate("The organisation already has a resource with this business identifier.")
 
 
@@ -94,4 +95,5 @@ VALIDATE = Operation(
     handler=operate,
     description="Structure, required bindings, targets and invariants; with a mode, whether the server would take this write.",
     standard=True,
+    free=True,
 )

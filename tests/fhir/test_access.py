@@ -211,3 +211,59 @@ def test_the_directory_is_everyones_and_a_privilege_is_the_two_organisations(hos
     assert hospital.get(f"PractitionerRole/{made['id']}").status_code == 200
     assert_outcome(office.get(f"PractitionerRole/{made['id']}"), 404, "not-found")
     assert_outcome(hospital.put(f"PractitionerRole/{made['id']}", json=made | {"active": False}), 403, "forbidden")
+
+
+def test_what_is_deleted_is_shared_with_nobody_also_when_it_is_written_again(server, hospital, office, created):
+    from fhirserver.errors import Conflict
+    from fhirserver.versions import Changes, Grant
+
+    store = server.installation.store
+    made = created({"resourceType": "Basic", "code": {"text": "x"}})
+    grant = Grant("ServiceRequest/1", "org/office")
+
+    def share():
+        changes = Changes()
+        changes.share("Basic", made["id"], grant, "hospital")
+        store.commit(changes)
+
+    share()
+    assert office.get(f"Basic/{made['id']}").status_code == 200
+    assert hospital.delete(f"Basic/{made['id']}").status_code == 204
+    assert office.get(f"Basic/{made['id']}").status_code == 404
+    with pytest.raises(Conflict):
+        share()
+    assert hospital.put(f"Basic/{made['id']}", json=made).status_code == 201
+    assert office.get(f"Basic/{made['id']}").status_code == 404
+
+
+def test_an_update_and_a_share_at_the_same_time_lose_neither(server, hospital, office, created):
+    """The update was planned on grants that were changed before its commit: it is planned again."""
+    from fhirserver.versions import Changes, Grant
+
+    store = server.installation.store
+    made = created({"resourceType": "Basic", "code": {"text": "x"}})
+    real, shared = store.commit, []
+
+    def commit(changes):
+        if not shared:
+            shared.append(1)
+            first = Changes()
+            first.share("Basic", made["id"], Grant("ServiceRequest/1", "org/office"), "hospital")
+            real(first)
+        real(changes)
+
+    store.commit = commit
+    try:
+        assert hospital.put(f"Basic/{made['id']}", json=made | {"code": {"text": "y"}}).status_code == 200
+    finally:
+        del store.commit
+    assert office.get(f"Basic/{made['id']}").json()["code"] == {"text": "y"}
+
+
+def test_a_line_that_a_crash_cut_short_stops_no_reading(server, hospital):
+    import zlib
+
+    server.installation.store.add_segment({"_id": "torn-1", "data": zlib.compress(b'{"cut sho\n')})
+    for path in ("AuditEvent?_count=1", "Provenance?_count=1", "?_type=Patient"):
+        assert hospital.get(path).status_code == 200
+    assert not server.installation.store.segments()

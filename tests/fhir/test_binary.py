@@ -87,3 +87,45 @@ def test_a_stored_bundle_is_a_resource_like_others_to_elements(hospital):
     part = hospital.get(f"Bundle/{id_}?_elements=timestamp").json()
     assert set(part) == {"resourceType", "id", "meta", "type", "timestamp"}
     assert "entry" not in hospital.get(f"Bundle/{id_}?_summary=text").json()
+
+
+def test_a_content_type_keeps_its_parameters(hospital):
+    media = "text/plain; charset=iso-8859-2"
+    made = hospital.post("Binary", content="żółw".encode("iso-8859-2"), headers={"Content-Type": media})
+    assert made.json()["contentType"] == media
+    reply = hospital.get(f"Binary/{made.json()['id']}", headers={"Accept": "*/*"})
+    assert (reply.headers["content-type"], reply.content) == (media, "żółw".encode("iso-8859-2"))
+
+
+def test_what_a_header_cannot_hold_is_in_none(hospital):
+    body = {
+        "resourceType": "Binary",
+        "contentType": "text/plain",
+        "data": "QQ==",
+        "securityContext": {"reference": "http://evil/a\r\nSet-Cookie: x=y"},
+    }
+    made = hospital.post("Binary", json=body)
+    if made.status_code == 201:
+        reply = hospital.get(f"Binary/{made.json()['id']}", headers={"Accept": "*/*"})
+        assert (reply.status_code, reply.headers.get("x-security-context"), reply.headers.get("set-cookie")) == (
+            200,
+            None,
+            None,
+        )
+    absent = hospital.post(
+        "Binary",
+        json={
+            "resourceType": "Binary",
+            "_contentType": {"extension": [{"url": "urn:x", "valueCode": "unknown"}]},
+            "data": "QQ==",
+        },
+    )
+    assert absent.status_code == 201, absent.text
+    reply = hospital.get(f"Binary/{absent.json()['id']}", headers={"Accept": "*/*"})
+    assert (reply.content, reply.headers["content-type"]) == (b"A", "application/octet-stream")
+
+
+def test_xml_is_not_acceptable_of_a_binary_either(hospital):
+    id_ = hospital.post("Binary", content=PDF, headers={"Content-Type": "application/pdf"}).json()["id"]
+    assert_outcome(hospital.get(f"Binary/{id_}", headers={"Accept": "application/fhir+xml"}), 406, "not-supported")
+    assert_outcome(hospital.get(f"Binary/{id_}?_format=xml"), 406, "not-supported")

@@ -226,3 +226,10 @@ def test_large_numbers_of_members_and_depth_are_answered_not_crashed_on(hospital
         reply = hospital.post("Patient", content=body, headers={"Content-Type": "application/fhir+json"})
         assert reply.status_code in (400, 422)
         assert reply.json()["resourceType"] == "OperationOutcome"
+
+
+def test_head_tells_the_length_that_get_has(hospital, created):
+    path = f"Patient/{created(patient())['id']}"
+    got, head = hospital.get(path), hospital.head(path)
+    assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", got.headers["etag"])
+    assert int(head.headers["content-length"]) == len(got.content)

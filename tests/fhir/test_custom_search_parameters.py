@@ -238,8 +238,99 @@ def test_a_type_takes_no_more_indexes_than_a_collection_can_have(server, adminis
     type_ = server.installation.store.types["Encounter"]
     room = (64 - len(indexes(type_))) // 2
     full = custom.extended(type_, tuple(SearchParam(f"d{n}", "date", "Encounter.period") for n in range(room)))
-    wrong = list(custom.problems(declared("more", "date", "Encounter.period", "Encounter"), {"Encounter": full}))
+    wrong = list(custom.problems(declared("more", "date", "Encounter.period", "Encounter"), {"Encounter": full}, {}))
     assert [issue.code for issue in wrong] == ["too-costly"]
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "expression"),
+    [
+        ("Patient", "quantity", "Patient.deceased.exists() and Patient.deceased != false"),
+        ("Location", "string", "Location"),
+        ("Location", "string", "(" * 5000),
+    ],
+)
+def test_an_expression_that_ends_nowhere_is_refused(administrator, base, kind, expression):
+    document = declared("ends", kind, expression, base)
+    assert_outcome(administrator.post("SearchParameter", json=document), 422, "not-supported", "SearchParameter.expression")
+
+
+@pytest.mark.parametrize("name", ["code", "url"])
+def test_an_extension_in_the_place_of_a_name_is_refused(administrator, name):
+    document = {k: v for k, v in declared("ext", "token", "Patient.gender").items() if k != name}
+    document[f"_{name}"] = {"extension": [{"url": "urn:x", "valueCode": "y"}]}
+    assert_outcome(administrator.post("SearchParameter", json=document), 422, "required", f"SearchParameter.{name}")
+
+
+def test_only_its_url_may_change_too(server, administrator, there):
+    [entry] = administrator.get(f"SearchParameter?url={URL}insurer").json()["entry"]
+    changed = entry["resource"] | {"url": f"{URL}payer"}
+    assert administrator.put(f"SearchParameter/{changed['id']}", json=changed).status_code == 200
+    known(server)
+    until_indexed(server, "Patient")
+
+
+def test_a_transaction_of_more_than_there_is_room_for_is_refused(administrator):
+    rows = [declared(f"many-{n}", "date", "EpisodeOfCare.period", "EpisodeOfCare") for n in range(40)]
+    entries = [{"resource": row, "request": {"method": "POST", "url": "SearchParameter"}} for row in rows]
+    reply = administrator.post("", json={"resourceType": "Bundle", "type": "transaction", "entry": entries})
+    assert_outcome(reply, 422, "too-costly")
+
+
+def test_what_a_collection_has_no_room_for_is_left_out_and_stops_nothing(server):
+    from fhirserver.definitions import SearchParam
+    from fhirserver.search import custom
+    from fhirserver.search.index import indexes
+
+    type_ = server.installation.store.types["EpisodeOfCare"]
+    kept = custom.fitting(type_, tuple(SearchParam(f"d{n}", "date", "EpisodeOfCare.period") for n in range(60)))
+    assert len(indexes(custom.extended(type_, kept))) in (62, 63)
+
+
+def test_what_does_not_fit_with_its_entries_stops_no_other(server, administrator, created, hospital):
+    big = created({"resourceType": "Medication", "extension": [extension("big", valueString="x" * 6_000_000)]})
+    small = created({"resourceType": "Medication", "extension": [extension("big", valueString="small")]})
+    document = declared("big", "token", "Medication.extension('urn:ext:big').value.ofType(string)", "Medication")
+    assert administrator.post("SearchParameter", json=document).status_code == 201
+    known(server)
+    until_indexed(server, "Medication")
+    assert [e["resource"]["id"] for e in hospital.get("Medication?big=small").json()["entry"]] == [small["id"]]
+    assert hospital.get(f"Medication/{big['id']}").status_code == 200
+
+
+def test_one_that_was_away_is_indexed_again(server, administrator, created, hospital):
+    document = declared("udi", "string", "DeviceDefinition.version", "DeviceDefinition")
+    made = administrator.post("SearchParameter", json=document).json()
+    known(server)
+    until_indexed(server, "DeviceDefinition")
+    assert administrator.delete(f"SearchParameter/{made['id']}").status_code == 204
+    known(server)
+    created({"resourceType": "DeviceDefinition", "version": ["meanwhile"]})
+    assert administrator.post("SearchParameter", json=document).status_code == 201
+    known(server)
+    assert_outcome(hospital.get("DeviceDefinition?udi=mean"), 400, "not-supported", "udi")
+    until_indexed(server, "DeviceDefinition")
+    assert hospital.get("DeviceDefinition?udi=mean").json()["total"] == 1
+
+
+def test_one_that_was_shared_while_it_was_looked_at_is_looked_at_again(server, administrator, created, hospital, monkeypatch):
+    store = server.installation.store
+    made = created({"resourceType": "Specimen", "condition": [{"text": "frozen"}], "type": {"coding": [{"code": "FRZ"}]}})
+    real, moved = store.stale, []
+
+    def shared_meanwhile(type_, *rest):
+        found = real(type_, *rest)
+        if type_ == "Specimen" and found[0] and not moved:
+            moved.append(store.database["Specimen"].update_one({"_id": made["id"]}, {"$inc": {"g": 1}}).modified_count)
+        return found
+
+    monkeypatch.setattr(store, "stale", shared_meanwhile)
+    document = declared("state", "token", "Specimen.condition", "Specimen")
+    assert administrator.post("SearchParameter", json=document).status_code == 201
+    known(server)
+    until_indexed(server, "Specimen")
+    assert moved == [1]
+    assert hospital.get("Specimen?state:text=frozen").json()["total"] == 1
 
 
 def test_an_interrupted_pass_goes_on_where_it_was(server, administrator, created, hospital, monkeypatch):
@@ -285,7 +376,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(server, administrator, created
     assert (state["count"], state["ready"]) == (3, [])
     assert str(first.progress()["Device"]) == "3 of 8"
     assert second.step(60.0) is False
-    assert second._store.reindexing()["Device"]["after"] == "done"
+    assert second._store.reindexing()["Device"]["after"] == " done"
     known(server)
     assert hospital.get("Device?lot=lot-").json()["total"] == 8
     now[0] += 61  # once more, for what a stalled writer may have left

@@ -117,3 +117,11 @@ def test_a_merge_is_taken_back_by_taking_the_link_away(hospital, created):
     assert hospital.get(path).json()["total"] == 1
     assert hospital.put(f"Patient/{old['id']}", json=old).status_code == 200
     assert hospital.get(path).json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"system": []}, {"system": {}}, {"system": PESEL, "value": "1", "use": []}, {"system": PESEL, "value": "1", "use": {}}],
+)
+def test_an_identifier_that_is_none_is_422(hospital, wrong):
+    assert_outcome(hospital.post("Patient", json=patient(identifier=[wrong])), 422, "value")

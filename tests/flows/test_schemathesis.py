@@ -7,6 +7,7 @@ import json
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from openapi_spec_validator import validate
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.generation.modes import GenerationMode
 
@@ -56,6 +57,10 @@ def test_the_document_names_every_route_and_operation():
     paths = DOCUMENT["paths"]
     assert {f"/{route.path}" for route in ROUTES if route.interaction not in ("operation", "openapi")} <= paths.keys()
     assert {f"${operation.code}" for operation in OPERATIONS} == {path.rpartition("/")[2] for path in paths if "$" in path}
+
+
+def test_the_document_is_openapi_3_1():
+    validate(DOCUMENT)
 
 
 def test_anybody_reads_it(running):
