@@ -67,7 +67,7 @@ class Definitions:
         """Type -> the active parameters."""
         rows = self._store.search(plain(self._store.types["SearchParameter"]), owned_by(self._home), _MOST)
         found: dict[str, tuple[SearchParam, ...]] = {}
-        for document in (loads(row.json) for row in rows):
+        for document in (loads(row.json) for row in reversed(rows)):  # where there is no room for all, the older ones stay
             for base in document["base"]:
                 if base in self._store.types and custom.served(document, base):
                     found[base] = (*found.get(base, ()), custom.declared(document, base))
@@ -140,13 +140,13 @@ class Reindexing:
                 raise
             except FHIRError as error:  # one type's trouble is not the others'
                 log.error("%s cannot be indexed again: %s", name, type(error).__name__)
+        self._looked = True  # at each type that has resources: it, or its state, is there now
         self._definitions.refresh()
         return left
 
     def _concerned(self, states: dict[str, State]) -> list[str]:
         """Types with parameters of their own, now or before; and each that has resources, when a process first looks."""
         kept = () if self._looked else self._store.kept()
-        self._looked = True
         named = {name for name, type_ in self._store.types.items() if type_.custom} | states.keys() | set(kept)
         return [name for name in sorted(named) if name in self._store.types]
 

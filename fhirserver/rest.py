@@ -92,7 +92,7 @@ def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -
 class Edge:
     """Answers what is below /fhir before the framework looks: it is asked most, and its routes are dispatch's own.
 
-    Measured: it takes 12 % off the CPU of a read.
+    It spares a read the router and the framework's own middlewares.
     """
 
     def __init__(self, app: ASGIApp, handle: Handle) -> None:

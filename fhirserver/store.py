@@ -317,7 +317,8 @@ class Store:
         if changes.orders:
             yield Step("orders_to_match", {"orders": sorted(changes.orders)})
         if changes.line:
-            yield Step("trail", dict(zip(("ts", "line"), changes.line, strict=True)))
+            ts, line = changes.line
+            yield Step("trail", {"ts": ts, "line": line})
         for write in changes.writes.values():
             yield Step("history", history_document(write))
 
@@ -338,9 +339,13 @@ class Store:
             self.database[name].insert_many(documents, session=session)
 
     @cached_property
+    def _server(self) -> Document:
+        return dict(self.client.server_info())
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the database is SecantusDB, whose planner differs from MongoDB's."""
-        return "secantusVersion" in self.client.server_info()
+        return "secantusVersion" in self._server
 
     @cached_property
     def joins(self) -> str:
@@ -348,7 +353,7 @@ class Store:
         names a storage engine) of the tags, SecantusDB in Python of none."""
         if not self.is_embedded:
             return "tdq"
-        return "t" if self.client.server_info().get("storageEngines") else ""
+        return "t" if self._server.get("storageEngines") else ""
 
     @cached_property
     def _takes_bulk_writes(self) -> bool:
@@ -619,6 +624,8 @@ def translated() -> Iterator[None]:
         raise Conflict("The resource was created by another request meanwhile.") from None
     except errors.DocumentTooLarge:
         raise TooLarge("The resource does not fit into the database.") from None
+    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError):  # before OperationFailure, which some are
+        raise Unavailable("The database cannot be reached; try again.") from None
     except errors.OperationFailure as error:
         if error.code in _TOO_LARGE:
             raise TooLarge("The resource does not fit into the database.") from None
@@ -627,8 +634,6 @@ def translated() -> Iterator[None]:
         if error.has_error_label("TransientTransactionError") or error.code in _PASSING:
             raise Unavailable("The database is busy; try again.") from None
         raise
-    except (errors.ConnectionFailure, errors.ExecutionTimeout, errors.WTimeoutError):
-        raise Unavailable("The database cannot be reached; try again.") from None
 
 
 def _at(row: Document, name: str) -> Any:

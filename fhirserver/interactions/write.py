@@ -27,12 +27,12 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 
 
-def create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
-    """https://hl7.org/fhir/R4/http.html#create; ``id_`` is given where a transaction has already named it."""
+def create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """https://hl7.org/fhir/R4/http.html#create"""
     access.writable(ctx, type_)
     resource = parse_resource(request.body, type_.name)
     access.resolvable(ctx, [(type_.name, resource.data)])
-    write = put(ctx, type_, resource, id_ or ctx.new_id(), None, "POST" if id_ is None else "PUT")
+    write = put(ctx, type_, resource, ctx.new_id(), None, "POST")
     return written(ctx, request, write, 201)
 
 

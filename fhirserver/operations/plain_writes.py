@@ -145,10 +145,10 @@ def _imported(report: Document) -> None:
 SEARCH_PARAMETERS = "search-parameters"  # the signal that they changed
 
 
-def parameter_create(ctx: Context, request: Request, type_: ResourceType, id_: str | None = None) -> Reply:
+def parameter_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
     """A parameter is of the whole installation, so its own organisation adds it; it is served when all is indexed."""
     _served(ctx, parse_resource(request.body, "SearchParameter").data)
-    return create(ctx, request, type_, id_)
+    return create(ctx, request, type_)
 
 
 def parameter_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:

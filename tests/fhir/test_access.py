@@ -25,6 +25,9 @@ ROUTES = [
     "Patient/{Patient}/_history/1",
     "ServiceRequest/{ServiceRequest}",
     "DiagnosticReport/{DiagnosticReport}",
+    "Patient/{Patient}/$everything",
+    "Patient/{Patient}/$meta",
+    "Patient/{Patient}/$validate",
 ]
 
 
