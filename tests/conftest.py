@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,7 +21,6 @@ from fhirserver.embedded import EmbeddedDatabase
 from fhirserver.settings import Settings
 
 BASE = "http://127.0.0.1:8000"
-_names = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +53,7 @@ class Server:
     def __init__(self, uri: str, folder: Path, **settings: Any) -> None:
         self.time = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
         self.client = connect(uri)
-        self.name = f"test_{os.getpid()}_{next(_names)}"
+        self.name = f"test_{uuid.uuid4().hex}"  # this file is imported under two names, so a counter would not do
         self.settings = Settings(data_dir=folder, **settings)
         self.app = create_app(self.settings, self.client[self.name], clock=self.now)
         self.installation = self.app.state.installation
