@@ -201,7 +201,7 @@ def _reindex(options: argparse.Namespace, settings: Settings) -> int:
         installation.definitions.refresh()
         before = ""
         while True:
-            mine = installation.store.lease("reindexing", holder, 30)
+            mine = installation.store.registers.lease("reindexing", holder, 30)
             left = installation.reindexing.step(1.0) if mine else bool(installation.reindexing.progress())
             told = ", ".join(f"{name}: {progress}" for name, progress in installation.reindexing.progress().items())
             if told and told != before:

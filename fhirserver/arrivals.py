@@ -69,13 +69,13 @@ class Arrivals:
 
     def settle(self) -> None:
         """Studies of new orders, what came since the last update, and studies that have been quiet long enough."""
-        rows = self._store.orders_to_match()
+        rows = self._store.registers.orders_to_match()
         with translated():
             self._index.again({(owner, number) for row in rows for owner, number in row["orders"]})
             dirty = self._index.dirty()
             quiet = self._index.waiting(milliseconds(self._clock()) - int(self._quiet * 1000))
         if rows:
-            self._store.orders_matched(rows)
+            self._store.registers.orders_matched(rows)
         for owner, uid in quiet:
             self._tried(owner, uid, complete=True)
         for owner, uid in dirty:

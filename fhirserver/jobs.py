@@ -51,7 +51,9 @@ class Jobs:
     def _loop(self, job: Job) -> None:
         while not self._stop.wait(job.seconds):
             try:
-                if job.due() and (not job.shared or self._store.lease(job.name, self._holder, max(30.0, 3 * job.seconds))):
+                if job.due() and (
+                    not job.shared or self._store.registers.lease(job.name, self._holder, max(30.0, 3 * job.seconds))
+                ):
                     job.run()
                     JOBS.labels(job.name, "done").inc()
             except FHIRError as error:

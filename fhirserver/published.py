@@ -33,7 +33,7 @@ COMPARATORS = ("eq", "ne", "gt", "ge", "lt", "le", "sa", "eb", "ap")
 def publish(ctx: Context) -> None:
     """Store what is not stored yet, or is not what it was; another process may do the same at the same time."""
     documents, stamp = _documents(ctx.base, tuple(ctx.store.types.values()))
-    if ctx.store.published() == stamp:
+    if ctx.store.registers.published() == stamp:
         return
     server = replace(ctx, principal=Principal(OWNER, OWNER))
     for start in range(0, len(documents), _BATCH):
@@ -45,7 +45,7 @@ def publish(ctx: Context) -> None:
             ctx.store.commit(batch.changes)
         except Conflict:
             return  # it is being stored: who asks next sees whether it all was
-    ctx.store.set_published(stamp)
+    ctx.store.registers.set_published(stamp)
 
 
 def _add(ctx: Context, name: str, documents: list[Document]) -> None:

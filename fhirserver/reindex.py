@@ -45,7 +45,7 @@ class Definitions:
     def refresh(self) -> None:
         """Every second; and by a request where that did not happen, so that nothing is indexed by what was long ago."""
         with self._lock:
-            signal, states = self._store.signal(SEARCH_PARAMETERS), self._store.reindexing()
+            signal, states = self._store.registers.signal(SEARCH_PARAMETERS), self._store.registers.reindexing()
             if signal != self._signal or _ready(states) != _ready(self._states):
                 self._serve(self._added() if signal or states else {}, states)
             self._signal, self._states, self._read = signal, states, time.monotonic()
@@ -128,7 +128,7 @@ class Reindexing:
     def step(self, seconds: float = 5.0) -> bool:
         """Some of what is to do, for about so long. Whether anything is left."""
         self._definitions.refresh()
-        states, until, left = self._store.reindexing(), time.monotonic() + seconds, False
+        states, until, left = self._store.registers.reindexing(), time.monotonic() + seconds, False
         for name in self._concerned(states):
             type_ = self._store.types[name]
             state = states.get(name) or _state(type_)
@@ -156,26 +156,26 @@ class Reindexing:
             return self._once_more(type_, state, now)
         if not state["since"]:
             state |= {"since": now, "total": self._store.size(type_.name)}
-            self._store.set_reindexing(type_.name, state)
+            self._store.registers.set_reindexing(type_.name, state)
         if type_.custom and now - state["since"] < _KNOWN_EVERYWHERE:
             return True
         if state["after"] == "":
             self._store.add_indexes(type_)
         while time.monotonic() < until:
             state = self._batch(type_, state)
-            self._store.set_reindexing(type_.name, state)
+            self._store.registers.set_reindexing(type_.name, state)
             if state["after"] == _DONE:
                 return False
         return True
 
     def _once_more(self, type_: ResourceType, state: State, now: float) -> bool:
         if not state["again"] and type_.custom and now - state["since"] > _AGAIN:
-            self._store.set_reindexing(type_.name, state | {"after": "", "count": 0, "again": True})
+            self._store.registers.set_reindexing(type_.name, state | {"after": "", "count": 0, "again": True})
         return False
 
     def progress(self) -> dict[str, Progress]:
         """Of the types that are being indexed."""
-        states = self._store.reindexing().items()
+        states = self._store.registers.reindexing().items()
         return {name: Progress(state["count"], state["total"]) for name, state in states if state["after"] != _DONE}
 
     def _batch(self, type_: ResourceType, state: State) -> State:

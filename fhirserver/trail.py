@@ -70,7 +70,7 @@ class Trail:
             self._close()
         closed = sorted(self.folder.glob("*.closed"))
         for path in closed:
-            store.add_segment({"_id": path.stem, "data": zlib.compress(path.read_bytes())})
+            store.registers.add_segment({"_id": path.stem, "data": zlib.compress(path.read_bytes())})
             path.unlink(missing_ok=True)
         return len(closed)
 
@@ -103,19 +103,19 @@ def _in_use(path: Path) -> bool:
 def materialise(store: Store) -> None:
     """Make resources of all lines. Ids are made from the line, so that a second run, or one beside it, changes nothing."""
     of_writes(store)
-    for segment in store.segments():
+    for segment in store.registers.segments():
         lines = zlib.decompress(segment["data"]).splitlines()
         for start in range(0, len(lines), _BATCH):
             batch = lines[start : start + _BATCH]
             _made(store, [(f"{segment['_id']}-{number}", line) for number, line in enumerate(batch, start)])
-        store.drop_segment(segment["_id"])
+        store.registers.drop_segment(segment["_id"])
 
 
 def of_writes(store: Store) -> None:
     """Make resources of the lines that writes left."""
-    while rows := store.trail(_BATCH):
+    while rows := store.registers.trail(_BATCH):
         _made(store, [(str(row["_id"]), row["line"]) for row in rows])
-        store.drop_trail(rows)
+        store.registers.drop_trail(rows)
 
 
 def _made(store: Store, lines: list[tuple[str, Any]]) -> None:

@@ -228,12 +228,12 @@ def test_reads_that_were_not_stored_are_in_the_audit_after_a_restore(reading, ne
 
 def test_a_part_of_a_file_does_not_replace_the_whole_that_was_stored_meanwhile(reading, new, tmp_path):
     [note] = (reading.settings.data_dir / "audit").iterdir()
-    reading.installation.store.add_segment({"_id": note.stem, "data": b"all of it"})
+    reading.installation.store.registers.add_segment({"_id": note.stem, "data": b"all of it"})
     backup(reading.installation, str(tmp_path / "all.tar"))
     restored = new()
     restore(restored.installation, str(tmp_path / "all.tar"))
     assert files(restored.settings.data_dir / "audit") == {}
-    assert [segment["data"] for segment in restored.installation.store.segments()] == [b"all of it"]
+    assert [segment["data"] for segment in restored.installation.store.registers.segments()] == [b"all of it"]
 
 
 # ---------------------------------------------------------------- or nothing

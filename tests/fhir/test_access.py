@@ -266,7 +266,7 @@ def test_an_update_and_a_share_at_the_same_time_lose_neither(server, hospital, o
 def test_a_line_that_a_crash_cut_short_stops_no_reading(server, hospital):
     import zlib
 
-    server.installation.store.add_segment({"_id": "torn-1", "data": zlib.compress(b'{"cut sho\n')})
+    server.installation.store.registers.add_segment({"_id": "torn-1", "data": zlib.compress(b'{"cut sho\n')})
     for path in ("AuditEvent?_count=1", "Provenance?_count=1", "?_type=Patient"):
         assert hospital.get(path).status_code == 200
-    assert not server.installation.store.segments()
+    assert not server.installation.store.registers.segments()

@@ -372,11 +372,11 @@ def test_an_interrupted_pass_goes_on_where_it_was(server, administrator, created
     monkeypatch.setattr(first, "_batch", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         first.step(60.0)
-    state = first._store.reindexing()["Device"]
+    state = first._store.registers.reindexing()["Device"]
     assert (state["count"], state["ready"]) == (3, [])
     assert str(first.progress()["Device"]) == "3 of 8"
     assert second.step(60.0) is False
-    assert second._store.reindexing()["Device"]["after"] == " done"
+    assert second._store.registers.reindexing()["Device"]["after"] == " done"
     known(server)
     assert hospital.get("Device?lot=lot-").json()["total"] == 8
     now[0] += 61  # once more, for what a stalled writer may have left
