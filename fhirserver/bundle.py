@@ -184,7 +184,7 @@ def _settled(ctx: Context, entry: Entry, road: Road, replies: dict[int, Reply]) 
         raise error.at(entry.path) from None
     if isinstance(plain, Reply):
         replies[entry.number] = plain
-        return replace(entry, request=Request("PUT", plain.touched[0][0]), new_id=None)
+        return replace(entry, request=Request("PUT", plain.touched[0][0]), new_id=None) if plain.touched else entry
     made = plain.method == "POST" and "/" not in plain.path
     return replace(entry, request=plain, new_id=(entry.new_id or ctx.new_id()) if made else None)
 

@@ -51,7 +51,8 @@ def settled(ctx: Context, request: Request, type_: ResourceType) -> Request | Re
     """A conditional request as the plain one that it comes to; or its answer, where a create found what is there.
 
     PUT: the one that is found is updated; where none is found it is created, by the id in the body if there is one.
-    PATCH, DELETE: 404 for none. All: 412 for several, "not selective enough".
+    DELETE: 204 where there is nothing to delete, as of what is deleted already. PATCH: 404 for none. All: 412 for several,
+    "not selective enough".
     """
     asked = request.headers.get("if-none-exist") if request.method == "POST" else _chosen(request)
     if asked is None:
@@ -64,6 +65,8 @@ def settled(ctx: Context, request: Request, type_: ResourceType) -> Request | Re
     if request.method == "PUT":
         return _put(request, headers, match)
     if match is None:
+        if request.method == "DELETE":
+            return Reply(204)
         raise NotFound(f"The criteria find no {type_.name}.")
     return Request(request.method, match.reference, (), headers, request.body)
 

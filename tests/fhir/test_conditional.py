@@ -73,14 +73,15 @@ def test_conditional_delete_deletes_the_one(hospital, created):
     made = created(numbered("4"))
     assert hospital.delete(f"Patient?{asked('4')}").status_code == 204
     assert_outcome(hospital.get(f"Patient/{made['id']}"), 410, "deleted")
-    assert_outcome(hospital.delete(f"Patient?{asked('4')}"), 404, "not-found")
+    assert hospital.delete(f"Patient?{asked('4')}").status_code == 204
+    assert len(hospital.get(f"Patient/{made['id']}/_history").json()["entry"]) == 2  # no second deletion
 
 
 def test_what_is_hidden_is_not_found_by_criteria(hospital, office, created):
     created(numbered("5"))
     other = office.post("Patient", json=numbered("5"), headers={"If-None-Exist": asked("5")})
     assert other.status_code == 201
-    assert_outcome(office.delete("Patient?identifier=urn:test:mrn|4"), 404, "not-found")
+    assert office.delete("Patient?identifier=urn:test:mrn|4").status_code == 204  # as if there were none
 
 
 def test_conditional_read_answers_304(hospital, created):
@@ -122,3 +123,12 @@ def test_a_transaction_settles_conditions_and_conditional_references(hospital, c
     ]
     refused = hospital.post("", json={"resourceType": "Bundle", "type": "transaction", "entry": rows})
     assert_outcome(refused, 412, "conflict", "Bundle.entry[0]")
+
+
+def test_conditional_delete_of_nothing_does_not_fail_a_transaction(hospital, created):
+    entries = [
+        {"request": {"method": "DELETE", "url": f"Patient?{asked('nobody')}"}},
+        {"resource": patient(), "request": {"method": "POST", "url": "Patient"}},
+    ]
+    answer = hospital.post("", json={"resourceType": "Bundle", "type": "transaction", "entry": entries})
+    assert [entry["response"]["status"][:3] for entry in answer.json()["entry"]] == ["204", "201"]
