@@ -11,7 +11,11 @@ ROLES = ("clerk", "referrer", "dispatcher", "reader", "trainee", "quality", "adm
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A client, acting for itself or for a user, in one organisation. Ids are logical ids of FHIR resources."""
+    """A client, acting for itself or for a user, in one organisation. Ids are logical ids of FHIR resources.
+
+    ``patient``: the one in the launch context, to whom ``patient/`` scopes are confined; ``fhir_user``: the token may read
+    its own user's resource.
+    """
 
     client: str
     organization: str
@@ -19,6 +23,8 @@ class Principal:
     user: str | None = None
     roles: frozenset[str] = frozenset()
     practitioner: str | None = None
+    patient: str | None = None
+    fhir_user: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -34,9 +40,25 @@ class Principal:
     def name(self) -> str:
         return f"{self.user}@{self.client}" if self.user else self.client
 
+    @property
+    def myself(self) -> str | None:
+        """The Practitioner that ``fhirUser`` names, where the token may ask who that is."""
+        return self.practitioner if self.fhir_user else None
+
     def permits(self, type_: str, letter: str) -> bool:
-        """``letter`` is one of SMART's create, read, update, delete, search."""
-        return permits(self.scopes, type_, letter)
+        """Whether some resources of the type; ``letter`` is one of SMART's create, read, update, delete, search.
+
+        A ``patient/`` scope permits nothing without the launch context that confines it.
+        """
+        return permits(self._effective, type_, letter)
+
+    def unconfined(self, type_: str, letter: str) -> bool:
+        """Whether all that the access lists show of the type: by a scope without a query part, not for one patient alone."""
+        return permits((s for s in self._effective if s.level != "patient" and not s.query), type_, letter)
+
+    @property
+    def _effective(self) -> tuple[Scope, ...]:
+        return self.scopes if self.patient else tuple(s for s in self.scopes if s.level != "patient")
 
     def acts_as(self, role: str) -> bool:
         """A system client acts for its whole organisation; a user only in the roles given to them."""

@@ -1,9 +1,8 @@
-"""The command line: ``fhirserver serve | demo | user | client | token | backup | restore | reindex``."""
+"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | backup | restore | reindex``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import uuid
@@ -15,16 +14,9 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from auth.jwks import KeySets
-from auth.keys import public_keys
-from auth.principal import ROLES
-from auth.scopes import narrowed, parse
-from auth.store import AuthStore
-from fhirserver import backup, demo, logs, running
+from fhirserver import __version__, backup, demo, logs, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
-
-_LEVELS = frozenset({"system", "user"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    names = {"host": "host", "port": "port", "data": "data_dir"}
+    names = {"host": "host", "port": "port", "data": "data_dir", "tls_cert": "tls_cert", "tls_key": "tls_key"}
     return {name: getattr(options, option) for option, name in names.items() if getattr(options, option, None) is not None}
 
 
@@ -48,12 +40,15 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", type=Path, metavar="DIR", help="data folder (FHIRSERVER_DATA_DIR, else ./data)")
     parser = argparse.ArgumentParser(prog="fhirserver", description="A FHIR R4 server for teleradiology.")
+    parser.add_argument("--version", action="version", version=f"fhirserver {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[common], help="run the server")
-    serve.add_argument("--host")
-    serve.add_argument("--port", type=int)
-    serve.add_argument("--workers", type=int, default=1, metavar="N")
+    serve.add_argument("--host", help="address to listen on (FHIRSERVER_HOST, else 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (FHIRSERVER_PORT, else 8000)")
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes (1)")
+    serve.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM: where no proxy does TLS")
+    serve.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     serve.set_defaults(run=_serve)
 
     demo_ = commands.add_parser("demo", parents=[common], help="load demo data and print how to try it")
@@ -62,33 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_.add_argument("--port", type=int)
     demo_.set_defaults(run=_demo)
 
-    user = commands.add_parser("user", help="people").add_subparsers(required=True, metavar="add")
-    add_user = user.add_parser("add", parents=[common], help="register a person")
-    add_user.add_argument("name")
-    add_user.add_argument("--role", action="append", required=True, choices=ROLES)
-    add_user.add_argument("--practitioner", metavar="ID")
-    add_user.add_argument("--organization", metavar="ID")
-    add_user.set_defaults(run=_user_add)
-
-    client = commands.add_parser("client", help="systems and apps").add_subparsers(required=True, metavar="add")
-    add_client = client.add_parser("add", parents=[common], help="register a system or an app")
-    add_client.add_argument("id")
-    proof = add_client.add_mutually_exclusive_group(required=True)
-    proof.add_argument("--secret")
-    proof.add_argument("--jwks", metavar="FILE-or-URL")
-    proof.add_argument("--public", action="store_true")
-    add_client.add_argument("--scope", required=True)
-    add_client.add_argument("--redirect-uri", action="append", default=[])
-    add_client.add_argument("--launch-uri")
-    add_client.add_argument("--organization", metavar="ID")
-    add_client.set_defaults(run=_client_add)
-
-    token = commands.add_parser("token", parents=[common], help="print an access token and nothing else")
-    token.add_argument("--client", required=True, metavar="ID")
-    token.add_argument("--scope", required=True)
-    token.add_argument("--user", metavar="NAME", help="the person that the token is for")
-    token.add_argument("--seconds", type=int, default=3600)
-    token.set_defaults(run=_token)
+    registration.add_commands(commands, common, _database)
 
     backup_ = commands.add_parser("backup", parents=[common], help="write the database and the images into one file")
     backup_.add_argument("file", metavar="FILE", help="- is standard output")
@@ -129,54 +98,6 @@ def _load_demo(settings: Settings, uri: str) -> None:
         installation = Installation(settings, client[settings.database])
         installation.prepare()
         print(demo.text(demo.load(settings, installation, lambda step: print(step, file=sys.stderr, flush=True))), flush=True)
-
-
-def _user_add(options: argparse.Namespace, settings: Settings) -> int:
-    with _database(settings) as database:
-        store = AuthStore(database, settings.organization)
-        store.add_user(options.name, tuple(options.role), options.practitioner, options.organization)
-    print(f"user {options.name}: {', '.join(options.role)}")
-    return 0
-
-
-def _client_add(options: argparse.Namespace, settings: Settings) -> int:
-    unknown = [word for word in options.scope.split() if (scope := parse(word)) is None or scope.level not in _LEVELS]
-    if unknown:
-        raise ValueError(f"not a scope that this server grants: {' '.join(unknown)} (example: system/*.cruds)")
-    jwks, jwks_uri = _key_set(options.jwks)
-    with _database(settings) as database:
-        AuthStore(database, settings.organization).add_client(
-            options.id, options.scope, secret=options.secret, jwks=jwks, jwks_uri=jwks_uri, organization=options.organization,
-            redirect_uris=tuple(options.redirect_uri), launch_uri=options.launch_uri,
-        )  # fmt: skip
-    print(f"client {options.id}: {options.scope}")
-    return 0
-
-
-def _key_set(source: str | None) -> tuple[dict[str, Any] | None, str | None]:
-    if source is None:
-        return None, None
-    if source.startswith(("http://", "https://")):
-        if KeySets().get(source) is None:
-            raise ValueError(f"no key set at {source}")
-        return None, source
-    return public_keys(json.loads(Path(source).read_text())), None
-
-
-def _token(options: argparse.Namespace, settings: Settings) -> int:
-    with _database(settings) as database:
-        store = AuthStore(database, settings.organization)
-        client = store.client(options.client)
-        user = store.user(options.user) if options.user else None
-        if client is None:
-            raise ValueError(f"no client {options.client}; add it with: fhirserver client add")
-        if options.user and user is None:
-            raise ValueError(f"no user {options.user}; add them with: fhirserver user add")
-        granted = narrowed(options.scope, client["scope"], _LEVELS)
-        if not granted:
-            raise ValueError(f"the client is registered for: {client['scope']}")
-        print(store.issue(client, user, granted, options.seconds))
-    return 0
 
 
 def _backup(options: argparse.Namespace, settings: Settings) -> int:

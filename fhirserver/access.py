@@ -13,17 +13,18 @@ from fhirserver.definitions import ResourceType
 from fhirserver.errors import Conflict, Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
 from fhirserver.messages import Context
 from fhirserver.moments import milliseconds
+from fhirserver.scoped import DIRECTORY, parts
 from fhirserver.search.reference import local
 from fhirserver.validation import Document, references
-from fhirserver.versions import Stored, Visible, Write
+from fhirserver.versions import Part, Stored, Visible, Write
 
 # https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-fhir-resources
 LETTERS = {
     "read": "r",
     "vread": "r",
     "history-instance": "r",
-    "history-type": "r",
-    "history-system": "r",
+    "history-type": "s",
+    "history-system": "s",
     "search-type": "s",
     "search-compartment": "s",
     "search-system": "s",
@@ -43,25 +44,40 @@ def authenticated(principal: Principal) -> None:
         raise Unauthorized("Send an access token: Authorization: Bearer …")
 
 
-def require(principal: Principal, type_: str, letter: str) -> None:
+def require(principal: Principal, type_: ResourceType, letter: str) -> None:
     """401 for nobody, 403 for a scope too small."""
     authenticated(principal)
-    if not principal.permits(type_, letter):
-        raise InsufficientScope(f"The token has no scope for this: {type_}.{letter} is needed.")
+    if not permitted(principal, type_, letter):
+        raise InsufficientScope(f"The token has no scope for this: {type_.name}.{letter} is needed.")
 
 
-def visible(principal: Principal, type_: str) -> Visible:
-    """The access keys that the caller holds for resources of this type."""
+def permitted(principal: Principal, type_: ResourceType, letters: str) -> bool:
+    """Whether the scopes give one of these letters on some resources of the type."""
+    return _parts(principal, type_, letters) != ()
+
+
+def _parts(principal: Principal, type_: ResourceType, letters: str) -> tuple[Part, ...] | None:
+    return parts(principal.scopes, principal.patient, principal.myself, type_, letters)
+
+
+def visible(principal: Principal, type_: ResourceType, letters: str) -> Visible:
+    """The access keys that the caller holds, and what its scopes reach of the type by one of these letters."""
+    return Visible(principal.keys, None, _parts(principal, type_, letters))
+
+
+def held(principal: Principal) -> Visible:
+    """By access keys alone: what the server looks up for a caller that it does not tell."""
     return Visible(principal.keys)
 
 
-def includable(principal: Principal, type_: str) -> Visible | None:
+def includable(principal: Principal, type_: ResourceType) -> Visible | None:
     """What of this type may come along with others; None without a scope to read or search it."""
-    return visible(principal, type_) if principal.permits(type_, "r") or principal.permits(type_, "s") else None
+    seen = visible(principal, type_, "rs")
+    return seen if seen.parts != () else None
 
 
-def found(ctx: Context, type_: ResourceType, id_: str) -> Stored:
-    """The current version as this caller sees it, what this request has already changed included."""
+def found(ctx: Context, type_: ResourceType, id_: str, letters: str) -> Stored:
+    """The current version as this caller sees it by one of these letters, what this request has already changed included."""
     pending = ctx.changes.writes.get((type_.name, id_))
     if pending is not None:
         base, grants = tuple(pending.base), (*pending.kept, *pending.grants)
@@ -70,10 +86,25 @@ def found(ctx: Context, type_: ResourceType, id_: str) -> Stored:
             type_.name, id_, pending.version, pending.ts, deleted, pending.owner, pending.json, base, grants,
             generation=pending.generation, sealed=pending.sealed, compartments=tuple(pending.index.get("c", ())),
         )  # fmt: skip
-    stored = ctx.store.get(type_.name, id_, visible(ctx.principal, type_.name))
+    stored = ctx.store.get(type_.name, id_, visible(ctx.principal, type_, letters))
     if stored is None:
         raise NotFound(f"No {type_.name} has this id.")
     return stored
+
+
+def reached(ctx: Context, type_: ResourceType, id_: str, letter: str) -> None:
+    """What an operation is called on is what the scopes reach by its letter, whatever else they reach. Error: 404."""
+    if _parts(ctx.principal, type_, letter) is not None:
+        found(ctx, type_, id_, letter)
+
+
+def confined(ctx: Context, type_: ResourceType, id_: str, letters: str) -> None:
+    """What this request makes of a resource is within the scopes too: nothing is moved out of their reach, or into it."""
+    write = ctx.changes.writes.get((type_.name, id_))
+    if write is None or write.data is None:
+        return
+    if not visible(ctx.principal, type_, letters).reaches(id_, write.index):
+        raise InsufficientScope(f"The token's scopes for {type_.name}.{letters[0]} do not reach a resource with this content.")
 
 
 def writable(ctx: Context, type_: ResourceType) -> None:
@@ -84,8 +115,14 @@ def writable(ctx: Context, type_: ResourceType) -> None:
 
 def shows(ctx: Context, written: Write) -> bool:
     """Whether the caller may see what an operation wrote."""
-    document = {"owner": written.owner, "base": written.base, "grants": [*written.kept, *written.grants]}
-    return visible(ctx.principal, written.type).shows(document, milliseconds(ctx.now))
+    document = {
+        "_id": written.id,
+        "owner": written.owner,
+        "base": written.base,
+        "grants": [*written.kept, *written.grants],
+        **{name: written.index.get(name, ()) for name in ("t", "c")},
+    }
+    return visible(ctx.principal, ctx.store.types[written.type], "rsu").shows(document, milliseconds(ctx.now))
 
 
 def owned(ctx: Context, stored: Stored) -> None:
@@ -99,7 +136,8 @@ def owned(ctx: Context, stored: Stored) -> None:
 def resolvable(ctx: Context, sets: list[tuple[str, Document]]) -> None:
     """Every literal reference of these resources is to something the writer can see, or the write is refused.
 
-    ``sets`` are (FHIRPath prefix, resource). One query a type, whatever the number of resources.
+    ``sets`` are (FHIRPath prefix, resource). One query a type, whatever the number of resources. To refer to a record takes
+    a scope to read or search it; the directory is everyone's.
     """
     wanted: dict[str, dict[str, list[str]]] = {}
     broken: list[Issue] = []
@@ -115,9 +153,9 @@ def resolvable(ctx: Context, sets: list[tuple[str, Document]]) -> None:
     for type_, ids in wanted.items():
         pending = {id_ for t, id_ in (*ctx.changes.writes, *ctx.changes.reserved) if t == type_}
         asked = [id_ for id_ in ids if id_ not in pending]
-        there = (
-            {s.id for s in ctx.store.fetch(type_, asked, visible(ctx.principal, type_))} if type_ in ctx.store.types else set()
-        )
+        served = ctx.store.types.get(type_)
+        seen = held(ctx.principal) if type_ in DIRECTORY else visible(ctx.principal, served, "rs") if served else None
+        there = {s.id for s in ctx.store.fetch(type_, asked, seen)} if served and seen else set()
         broken += [_unresolved(where) for id_ in asked if id_ not in there for where in ids[id_]]
     if broken:
         raise NoSuchReference(

@@ -22,16 +22,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from auth import bearer, routes
+from auth.authorize import Records
+from auth.cors import CORS
 from auth.keys import Seal, new_seal_key
 from auth.principal import Principal
-from auth.scopes import parse_all
-from auth.server import Server
+from auth.scopes import parse, parse_all
+from auth.server import Event, Server
 from auth.store import AuthStore
-from fhirserver import health, rest, trail
+from fhirserver import health, rest, scoped, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
+from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Request
 from fhirserver.metrics import Gauge
 from fhirserver.moments import milliseconds
@@ -40,10 +43,10 @@ from fhirserver.pages import home
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
 from fhirserver.room import Room
-from fhirserver.search.index import indexes
+from fhirserver.search.index import index, indexes
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
-from fhirserver.validation import dumps
+from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes
 from imaging import dicomweb
 from imaging.blobs import Blobs
@@ -75,10 +78,19 @@ class Installation:
         settings.blob_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.room = Room((settings.data_dir, settings.blob_dir), settings.disk_reserve_bytes)
         types = served(settings.resource_types)
-        self.store = Store(database, types, indexes, lambda: milliseconds(clock()), self.room.require)
+        base = f"{settings.base}/fhir"
+        self.store = Store(
+            database,
+            types,
+            indexes,
+            lambda type_, text: index(type_, loads(text), base),
+            lambda: milliseconds(clock()),
+            self.room.require,
+        )
         self.auth = AuthStore(database, settings.organization)
         self.trail = trail.Trail(settings.data_dir / "audit")
-        self.server = Server(self.auth, settings.base)
+        self.server = Server(self.auth, settings.base, self.grantable, self.note_event)
+        self.launching = Launching(self.context)
         self.index = Index(database)
         self.blobs = Blobs(settings.blob_dir)
         self.arrivals = Arrivals(
@@ -86,7 +98,7 @@ class Installation:
         )
         self.definitions = Definitions(self.store, settings.organization)
         self.store.signalled = self.definitions.refresh
-        self.reindexing = Reindexing(self.store, self.definitions, f"{settings.base}/fhir")
+        self.reindexing = Reindexing(self.store, self.definitions, base)
         self.jobs = Jobs(
             self.store,
             (
@@ -148,6 +160,23 @@ class Installation:
     def sweep_uploads(self) -> None:
         self.blobs.sweep(time.time() - 86_400)
 
+    def grantable(self, text: str) -> bool:
+        """Whether a scope is about something that is served, in a way that is enforced."""
+        scope = parse(text)
+        return scope is not None and scoped.grantable(scope, self.store.types)
+
+    def note_event(self, event: Event) -> None:
+        """Login, consent, token, refusal: https://hl7.org/fhir/R4/auditevent.html"""
+        principal = Principal(event.client, event.organization, (), event.user, frozenset(), event.practitioner)
+        outcome = "4" if event.refused else "0"
+        self.trail.append(Line(principal, trail.SECURITY, self.clock(), outcome, operation=event.what))
+
+    def records(self) -> Records:
+        return Records(self.launching.context, self.launching.choices)
+
+    def unavailable(self, error: Exception) -> bool:
+        return isinstance(error, (Unavailable, ConnectionFailure))
+
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
         touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner, ()) for owner, uid in rows)
         self.trail.append(Line(principal, "read", self.clock(), "0", touched, query, interaction))
@@ -163,7 +192,7 @@ class Installation:
             see=self.arrivals.see,
             arrived=self.arrivals.arrived,
             note=self.note_images,
-            unavailable=lambda error: isinstance(error, (Unavailable, ConnectionFailure)),
+            unavailable=self.unavailable,
             room=self.room.enough,
         )
 
@@ -229,9 +258,10 @@ class _Application(FastAPI):
     """What is below /fhir is answered before the framework's own middlewares; all is observed."""
 
     fhir: rest.Handle
+    origins: Callable[[], frozenset[str]]
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Observed(rest.Edge(super().build_middleware_stack(), self.fhir))
+        return Observed(CORS(rest.Edge(super().build_middleware_stack(), self.fhir), self.origins))
 
 
 def create_app(
@@ -256,7 +286,8 @@ def create_app(
     )
     app.state.installation = installation
     # In the order of how often they are asked for: the router tries one after the other.
-    routes.install(app, installation.server)
+    routes.install(app, installation.server, installation.records(), lambda: installation.seal, installation.unavailable)
+    app.origins = installation.auth.clients.origins
     app.fhir = rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))

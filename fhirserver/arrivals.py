@@ -36,10 +36,10 @@ class Arrivals:
         self._next: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
 
-    def see(self, principal: Principal, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
-        """A study is visible exactly when its ImagingStudy is."""
+    def see(self, principal: Principal, letter: str, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
+        """A study is visible exactly when its ImagingStudy is, by the letter of what is asked."""
         keys = {f"{owner}|UID|urn:oid:{uid}": (owner, uid) for owner, uid in rows}
-        visible = access.visible(principal, "ImagingStudy")
+        visible = access.visible(principal, self._store.types["ImagingStudy"], letter)
         return {keys[key] for key in self._store.business_keys("ImagingStudy", list(keys), visible) if key in keys}
 
     def arrived(self, principal: Principal, owner: str, uid: str) -> None:

@@ -18,8 +18,21 @@ from fhirserver.versions import Write
 
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
 CLIENTS = "urn:fhirserver:client"
+# What is no REST interaction: who signed in, what was consented to, what was issued, refused and revoked.
+SECURITY = "security"
+_DCM = "http://dicom.nema.org/resources/ontology/DCM"
+_DCM_CODES = {"login": "110122", "logout": "110123"}
 # https://hl7.org/fhir/R4/valueset-type-restful-interaction.html
-_ACTIONS = {"create": "C", "update": "U", "patch": "U", "delete": "D", "operation": "E", "transaction": "E", "batch": "E"}
+_ACTIONS = {
+    "create": "C",
+    "update": "U",
+    "patch": "U",
+    "delete": "D",
+    "operation": "E",
+    "transaction": "E",
+    "batch": "E",
+    SECURITY: "E",
+}
 _SUBTYPES = {"search-compartment": "search-type"}
 _PATIENT = {
     "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-entity-type", "code": "1"},
@@ -43,11 +56,9 @@ def event(principal: Principal, line: Line, touched: Iterable[Touched], query: s
     entities += [{"what": {"reference": patient}} | _PATIENT for patient in patients]
     if query:
         entities.append({"query": base64.b64encode(query.encode()).decode(), "type": {"code": "2"}})
-    subtype = _SUBTYPES.get(line.interaction, line.interaction)
     document: Document = {
         "resourceType": "AuditEvent",
-        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
-        "subtype": [{"system": INTERACTION, "code": subtype}] + ([{"code": line.operation}] if line.operation else []),
+        **_kind(line),
         "action": _ACTIONS.get(line.interaction, "R"),
         "recorded": instant(line.when),
         "outcome": line.outcome,
@@ -61,6 +72,19 @@ def event(principal: Principal, line: Line, touched: Iterable[Touched], query: s
     if entities:
         document["entity"] = entities
     return document
+
+
+def _kind(line: Line) -> Document:
+    """https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_400.html for what is no interaction."""
+    own = [{"code": line.operation}] if line.operation else []
+    if line.interaction == SECURITY:
+        coded = [{"system": _DCM, "code": _DCM_CODES[line.operation]}] if line.operation in _DCM_CODES else []
+        return {"type": {"system": _DCM, "code": "110114", "display": "User Authentication"}, "subtype": coded + own}
+    subtype = _SUBTYPES.get(line.interaction, line.interaction)
+    return {
+        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
+        "subtype": [{"system": INTERACTION, "code": subtype}, *own],
+    }
 
 
 def events(line: Line) -> Iterator[tuple[str, Document]]:

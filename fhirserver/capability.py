@@ -10,6 +10,7 @@ from typing import Any
 
 from fhir.resources.R4B.capabilitystatement import CapabilityStatement
 
+from auth.discovery import oauth_uris
 from fhirserver import __date__, __version__
 from fhirserver.definitions import Operation, ResourceType, never
 from fhirserver.messages import Context
@@ -70,7 +71,7 @@ def _security(base: str) -> dict[str, Any]:
     root = base.removesuffix("/fhir")
     uris = {
         "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
-        "extension": [{"url": "token", "valueUri": f"{root}/auth/token"}],
+        "extension": oauth_uris(root),
     }
     service = {"system": "http://terminology.hl7.org/CodeSystem/restful-security-service", "code": "SMART-on-FHIR"}
     return {"extension": [uris], "service": [{"coding": [service]}]}

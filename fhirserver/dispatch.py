@@ -261,8 +261,15 @@ def _write(ctx: Context, request: Request, type_: ResourceType, call: Call) -> R
         plain = interactions.settled(ctx, request, type_)
         return plain if isinstance(plain, Reply) else perform(ctx, plain)
     if call.interaction == "patch":
-        return interactions.patch(ctx, request, type_, call.arguments[0], update)
-    return way_to(call.interaction, type_)(ctx, request, type_, *call.arguments)
+        reply = interactions.patch(ctx, request, type_, call.arguments[0], update)
+        if not access.permitted(ctx.principal, type_, "r"):  # it would tell more than was sent
+            reply = replace(reply, body="")
+    else:
+        reply = way_to(call.interaction, type_)(ctx, request, type_, *call.arguments)
+    for reference, *_ in reply.touched:
+        written, _, id_ = reference.partition("/")
+        access.confined(ctx, ctx.store.types[written], id_, access.LETTERS[call.interaction])
+    return reply
 
 
 def _operate(ctx: Context, request: Request, call: Call) -> Reply:
@@ -273,6 +280,8 @@ def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     named: dict[str, Any] = {"id": call.arguments[0]} if call.arguments else {}
     if operation.type == "Resource":
         named["type"] = call.type
+    if call.arguments and call.type:
+        access.reached(ctx, call.type, call.arguments[0], "u" if operation.affects_state else "r")
     result: Any = operation.handler(ctx, request, named | inputs)
     return parameters.answer(operation, result, lambda written: access.shows(ctx, written))
 
@@ -297,6 +306,6 @@ def _require(ctx: Context, call: Call) -> None:
         letter = "u" if call.operation.affects_state else "r" if call.arguments else "s"
     else:
         letter = access.LETTERS[call.interaction]
-    access.require(ctx.principal, call.type.name, letter)
+    access.require(ctx.principal, call.type, letter)
     if call.interaction in _WRITES and not call.arguments and call.interaction != "create":
-        access.require(ctx.principal, call.type.name, "s")
+        access.require(ctx.principal, call.type, "s")

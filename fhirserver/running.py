@@ -53,6 +53,12 @@ def _run(settings: Settings, uri: str, workers: int, embedded: EmbeddedDatabase 
         "ws": "none",
         "log_config": None,
     }
+    if settings.tls_cert:
+        options |= {
+            "ssl_certfile": settings.tls_cert,
+            "ssl_keyfile": settings.tls_key,
+            "ssl_ciphers": "ECDHE+AESGCM:ECDHE+CHACHA20",
+        }
     if workers == 1:
         crashes = (lambda: embedded.crashes) if embedded else int
         with connect(uri) as client:

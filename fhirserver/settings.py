@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     resource_types: str = Field("", description="Resource types to serve beside those that the reading needs; empty: all of R4")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, description="Port to listen on")
+    tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve HTTPS with; unset: a proxy does TLS")
+    tls_key: Path | None = Field(None, description="Its private key (PEM)")
     study_quiet_seconds: float = Field(10.0, description="A study without new images for so long is complete")
     disk_reserve_bytes: int = Field(512 * 1024**2, description="With less room than this on the disk, writes are answered 507")
     log_format: Literal["text", "json"] = Field("text", description="text for people, or json: one object a line, requests too")
@@ -35,7 +37,8 @@ class Settings(BaseSettings):
     def base(self) -> str:
         """The public URL, without a slash at its end."""
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104
-        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+        scheme = "https" if self.tls_cert else "http"
+        return (self.public_url or f"{scheme}://{host}:{self.port}").rstrip("/")
 
     @property
     def blob_dir(self) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fhirserver import audit
+from fhirserver.audit import SECURITY
 from fhirserver.errors import Conflict, InsufficientStorage
 from fhirserver.messages import Line
 from fhirserver.moments import milliseconds
@@ -23,6 +24,8 @@ from fhirserver.search.index import index
 from fhirserver.store import Store
 from fhirserver.validation import Document, dumps, instant
 from fhirserver.versions import Changes, Write
+
+__all__ = ["SECURITY", "TYPES", "Trail", "materialise", "of_writes"]
 
 log = logging.getLogger("fhirserver.trail")
 

@@ -14,14 +14,38 @@ FOREVER = 2**53  # milliseconds; the ``until`` of a grant without an end
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some resources of a type: with a tag of each of these sets, in this compartment, with this id; nothing named: all."""
+
+    tags: tuple[frozenset[str], ...] = ()
+    compartment: str | None = None
+    id: str | None = None
+
+    def filter(self) -> Filter:
+        rows: list[Filter] = [{"t": {"$in": sorted(tags)}} for tags in self.tags]
+        rows += [{"c": self.compartment}] if self.compartment else []
+        rows += [{"_id": self.id}] if self.id else []
+        return {"$and": rows}
+
+    def holds(self, id_: str, entries: Document) -> bool:
+        return (
+            self.id in (None, id_)
+            and (self.compartment is None or self.compartment in entries["c"])
+            and all(not tags.isdisjoint(entries["t"]) for tags in self.tags)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Visible:
     """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage.
 
-    ``owners``: the server itself looks at what these organisations own, and at nobody else's.
+    ``owners``: the server itself looks at what these organisations own, and at nobody else's; ``parts``: what the token's
+    scopes reach of the type, None for all of it.
     """
 
     keys: tuple[str, ...] | None
     owners: frozenset[str] | None = None
+    parts: tuple[Part, ...] | None = None
 
     def first(self) -> Filter:
         return {} if self.keys is None else {"acl": {"$in": list(self.keys)}}
@@ -32,9 +56,21 @@ class Visible:
         if self.keys is None:
             return []
         keys = {"$in": list(self.keys)}
-        return [{"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}]
+        held = {"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}
+        if self.parts is None:
+            return [held]
+        return [held, {"$or": [part.filter() for part in self.parts]} if self.parts else {"_id": {"$in": []}}]
 
     def shows(self, document: Document, now: int) -> bool:
+        """Of a current document with its entries ``t`` and ``c``."""
+        return self.admits(document, now) and self.reaches(document["_id"], document)
+
+    def reaches(self, id_: str, entries: Document) -> bool:
+        """Whether the scopes do."""
+        return self.parts is None or any(part.holds(id_, entries) for part in self.parts)
+
+    def admits(self, document: Document, now: int) -> bool:
+        """Whether the access list does."""
         if self.owners is not None:
             return document["owner"] in self.owners
         if self.keys is None:
@@ -42,7 +78,7 @@ class Visible:
         granted = (grant["key"] for grant in document["grants"] if grant["until"] > now)
         return not set(self.keys).isdisjoint([*document["base"], *granted])
 
-    def shows_version(self, version: Document, current: Document, now: int) -> bool:
+    def admits_version(self, version: Document, current: Document, now: int) -> bool:
         """A version as it was: a draft's stays its author's when what became of it is everyone's in the organisation."""
         if self.keys is None:
             return True

@@ -57,7 +57,7 @@ def opened(ctx: Context, stored: Stored) -> Item:
 
 def visible_item(ctx: Context, type_: str, id_: str) -> Item:
     """As the caller sees it. Errors: 404."""
-    stored = access.found(ctx, ctx.store.types[type_], id_)
+    stored = access.found(ctx, ctx.store.types[type_], id_, "rsu")
     if stored.deleted:
         raise NotFound(f"No {type_} has this id.")
     return opened(ctx, stored)
@@ -78,7 +78,7 @@ def item(ctx: Context, reference: str) -> Item | None:
         return None
     pending = ctx.changes.writes.get(target)
     if pending is not None and pending.data is not None:
-        return Item(access.found(ctx, ctx.store.types[target[0]], target[1]), pending.data)
+        return Item(access.found(ctx, ctx.store.types[target[0]], target[1], "rsu"), pending.data)
     stored = ctx.store.get(*target, EVERYTHING)
     return opened(ctx, stored) if stored is not None and not stored.deleted else None
 
@@ -115,7 +115,7 @@ def make(ctx: Context, data: Document, owner: str, base: list[str] | None = None
 def written(ctx: Context, write: Write) -> Item:
     """What this request has just planned."""
     assert write.data is not None
-    return Item(access.found(ctx, ctx.store.types[write.type], write.id), write.data)
+    return Item(access.found(ctx, ctx.store.types[write.type], write.id, "rsu"), write.data)
 
 
 def timestamp(when: datetime) -> str:

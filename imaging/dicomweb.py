@@ -44,7 +44,7 @@ _LETTERS = {"qido": "s", "wado": "r", "stow": "c"}
 class Archive:
     """What the edge is given: the archive's parts, and the functions by which it knows access, audit and orders.
 
-    ``see``: which of these (owner, study UID) the caller may see. ``arrived``: instances of a study were stored.
+    ``see``: which of these (owner, study UID) the caller may see, by SMART's letter r or s. ``arrived``: instances of a study were stored.
     ``note``: what was read or stored, for the audit. ``unavailable``: whether an error means that the database is away.
     ``room``: whether the disk has any for another instance.
     """
@@ -55,7 +55,7 @@ class Archive:
     max_request: int
     max_part: int
     authenticate: Callable[[str | None], Principal]
-    see: Callable[[Principal, list[tuple[str, str]]], set[tuple[str, str]]]
+    see: Callable[[Principal, str, list[tuple[str, str]]], set[tuple[str, str]]]
     arrived: Callable[[Principal, str, str], None]
     note: Callable[[Principal, str, list[tuple[str, str]], str], None]
     unavailable: Callable[[Exception], bool]
@@ -114,7 +114,9 @@ def _principal(archive: Archive, request: Request, kind: str) -> Principal:
         ) from None
     if principal is ANONYMOUS:
         raise Problem(401, "Send an access token.", **{"WWW-Authenticate": 'Bearer realm="dicomweb"'})
-    if not principal.permits("ImagingStudy", _LETTERS[kind]):
+    # Whose images they are is not known before they are read: to store some takes a scope for all.
+    allowed = principal.unconfined if kind == "stow" else principal.permits
+    if not allowed("ImagingStudy", _LETTERS[kind]):
         raise Problem(
             403,
             f"The token has no scope for this: ImagingStudy.{_LETTERS[kind]} is needed.",
@@ -262,7 +264,7 @@ def _search(archive: Archive, principal: Principal, request: Request, level: str
         asked = qido.parse(level, pairs, fixed)
     except ValueError as error:
         raise Problem(400, str(error)) from None
-    found, more = qido.search(asked, archive.index, lambda rows: archive.see(principal, rows), archive.base)
+    found, more = qido.search(asked, archive.index, lambda rows: archive.see(principal, "s", rows), archive.base)
     archive.note(principal, "qido", [], request.url.query)
     headers = dict(_SECURE)
     if more:
@@ -354,7 +356,7 @@ def _located(archive: Archive, principal: Principal, request: Request) -> tuple[
     """(owner, UIDs of the path): the caller's own copy of the study first, else one that they may see; 404 for none."""
     uids = tuple(request.path_params[name] for name in (STUDY, SERIES, INSTANCE) if name in request.path_params)
     copies = archive.index.copies(uids[0]) if all(is_uid(uid) for uid in uids) else []
-    seen = archive.see(principal, [(row["owner"], row["uid"]) for row in copies]) if copies else set()
+    seen = archive.see(principal, "r", [(row["owner"], row["uid"]) for row in copies]) if copies else set()
     visible: list[Row] = [row for row in copies if (row["owner"], row["uid"]) in seen]
     if not visible:
         raise Problem(404, "There is nothing here.")

@@ -73,13 +73,16 @@ class Server:
         user: str | None = None,
         roles: tuple[str, ...] = (),
         practitioner: str | None = None,
+        patient: str | None = None,
     ) -> str:
-        self.auth.add_client(organization, "system/*.cruds user/*.cruds", secret="secret", organization=organization)
-        client = self.auth.client(organization)
+        self.auth.clients.add(
+            organization, "system/*.cruds user/*.cruds patient/*.cruds", secret="secret", organization=organization
+        )
+        client = self.auth.clients.get(organization)
         assert client is not None
         if user:
             self.auth.add_user(user, roles, practitioner, organization)
-        return self.auth.issue(client, self.auth.user(user) if user else None, scope, 600)
+        return self.auth.issue(client, self.auth.people.get(user) if user else None, scope, 600, patient)
 
     def close(self) -> None:
         if "FHIRSERVER_MONGODB_URI" in os.environ:  # the embedded one, which syncs each document that it drops, goes as a whole

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def _logins(installation: Installation) -> list[dict[str, str]]:
     """A token for each role."""
     home, store = installation.settings.organization, installation.auth
     for organization in (HOSPITAL, OFFICE, home):
-        store.add_client(
+        store.clients.add(
             f"demo-{organization}", "system/*.cruds user/*.cruds", organization=organization, secret=os.urandom(16).hex()
         )
     people: list[tuple[str, str, str, str | None]] = [
@@ -58,15 +59,17 @@ def _logins(installation: Installation) -> list[dict[str, str]]:
     logins = [_login(installation, f"EHR of the {organization}", organization, None) for organization in (HOSPITAL, OFFICE)]
     for name, organization, role, practitioner in people:
         store.add_user(name, (role,), practitioner, organization)
-        logins.append(_login(installation, f"{role} {name}" if name != role else role, organization, name))
+        store.people.set_password(name, password := f"demo-{secrets.token_hex(5)}")
+        login = _login(installation, f"{role} {name}" if name != role else role, organization, name)
+        logins.append(login | {"user": name, "password": password})
     return logins
 
 
 def _login(installation: Installation, who: str, organization: str, user: str | None) -> dict[str, str]:
-    client = installation.auth.client(f"demo-{organization}")
+    client = installation.auth.clients.get(f"demo-{organization}")
     assert client is not None
     scope = "user/*.cruds" if user else "system/*.cruds"
-    token = installation.auth.issue(client, installation.auth.user(user) if user else None, scope, TOKEN_SECONDS)
+    token = installation.auth.issue(client, installation.auth.people.get(user) if user else None, scope, TOKEN_SECONDS)
     return {"who": who, "organization": organization, "token": token}
 
 
@@ -101,6 +104,8 @@ def text(told: Mapping[str, Any]) -> str:
         "Tokens, good for 12 hours:",
     ]
     lines += [f"  {login['who']:<24} {login['token']}" for login in told["logins"]]
+    lines += ["", f"Sign in at    {told['url']}/auth/login", ""]
+    lines += [f"  {login['user']:<24} {login['password']}" for login in told["logins"] if "user" in login]
     lines += ["", "Orders, one for each state:"]
     lines += [f"  {o['row']:>3}  {o['state']:<34} {o['facility']:<9} ServiceRequest/{o['order']}" for o in told["orders"]]
     lines += ["", "Try:"]

@@ -57,7 +57,7 @@ def settled(ctx: Context, request: Request, type_: ResourceType) -> Request | Re
     asked = request.headers.get("if-none-exist") if request.method == "POST" else _chosen(request)
     if asked is None:
         return request
-    access.require(ctx.principal, type_.name, "s")
+    access.require(ctx.principal, type_, "s")
     match = _only_match(ctx, type_, _claimed(ctx, type_, asked))
     headers = {name: value for name, value in request.headers.items() if name != "if-none-exist"}
     if request.method == "POST":
@@ -102,7 +102,7 @@ def referenced(ctx: Context, reference: str) -> str:
     name, _, query = reference.partition("?")
     if name not in ctx.store.types:
         raise BadRequest("A conditional reference names a resource type that is served here.")
-    access.require(ctx.principal, name, "s")
+    access.require(ctx.principal, ctx.store.types[name], "s")
     match = _only_match(ctx, ctx.store.types[name], criteria(query))
     if match is None:
         raise PreconditionFailed(f"A conditional reference finds no {name}.")

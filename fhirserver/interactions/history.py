@@ -35,15 +35,19 @@ def history_system(ctx: Context, request: Request) -> Reply:
 
 
 def _history(ctx: Context, request: Request, type_: str | None, id_: str | None) -> Reply:
+    letter = "r" if id_ else "s"  # "type-level history, system-level history" are of s
     path = "/".join(part for part in (type_, id_, "_history") if part)
     asked, used = _asked(ctx, request, type_, id_, f"history {path}")
 
     def visible_of(name: str) -> Visible | None:
-        return access.visible(ctx.principal, name) if name in ctx.store.types and ctx.principal.permits(name, "r") else None
+        served = ctx.store.types.get(name)
+        if served is None or not access.permitted(ctx.principal, served, letter):
+            return None
+        return access.visible(ctx.principal, served, letter)
 
     rows, place = ctx.store.versions(asked, visible_of)
     if not rows and id_ is not None and type_ is not None and asked.after is None:
-        access.found(ctx, ctx.store.types[type_], id_)
+        access.found(ctx, ctx.store.types[type_], id_, "r")
     cursor = {"place": list(place)} if place else None
     body = page.history(ctx, path, used, rows, cursor, f"history {path}")
     return Reply(200, body, touched=tuple(dict.fromkeys(row.touched for row in rows)))

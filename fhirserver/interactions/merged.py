@@ -30,7 +30,7 @@ def same(ctx: Context, references: list[str]) -> list[str]:
 
 def _linked(ctx: Context, references: list[str]) -> list[str]:
     """Each other record that one of these names, or that names one of these, where both are of one owner."""
-    type_, seen = ctx.store.types["Patient"], visible(ctx.principal, "Patient")
+    type_, seen = ctx.store.types["Patient"], visible(ctx.principal, ctx.store.types["Patient"], "rs")
     tags = [f"{code}={reference}" for code in _MERGES for reference in references]
     naming = ctx.store.search(tagged(type_, *tags), seen, _MOST)
     these = ctx.store.fetch("Patient", [reference.partition("/")[2] for reference in references], seen)

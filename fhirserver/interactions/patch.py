@@ -26,7 +26,7 @@ def patch(ctx: Context, request: Request, type_: ResourceType, id_: str, update:
 
     Errors: 404, 410, 412 by If-Match, 415, 422 where the patch does not apply or its result is not valid.
     """
-    stored = access.found(ctx, type_, id_)
+    stored = access.found(ctx, type_, id_, "u")
     if stored.deleted:
         raise Gone(f"This {type_.name} was deleted.")
     check_if_match(request, stored)

@@ -20,7 +20,7 @@ _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 def read(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     """Errors: 404, 410. 304 where the caller has it: ``If-None-Match``, else ``If-Modified-Since``."""
-    stored = access.found(ctx, type_, id_)
+    stored = access.found(ctx, type_, id_, "r")
     if stored.deleted:
         raise Gone(f"This {type_.name} was deleted.")
     return _unless_known(request, stored)
@@ -28,7 +28,7 @@ def read(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply
 
 def vread(ctx: Context, request: Request, type_: ResourceType, id_: str, version: str) -> Reply:
     """Errors: 404, 410 for the version that a delete made."""
-    seen = access.visible(ctx.principal, type_.name)
+    seen = access.visible(ctx.principal, type_, "r")
     stored = ctx.store.vread(type_.name, id_, int(version), seen) if re.fullmatch("[0-9]{1,9}", version) else None
     if stored is None:
         raise NotFound(f"No {type_.name} has this id and version.")

@@ -41,8 +41,8 @@ def search_compartment(ctx: Context, request: Request, type_: ResourceType | Non
     """``Patient/1/Observation``, ``Patient/1/*``. https://hl7.org/fhir/R4/compartmentdefinition.html"""
     if compartment not in COMPARTMENTS:
         raise NotFound("There is no compartment of this type.")
-    access.require(ctx.principal, compartment, "r")
-    if access.found(ctx, ctx.store.types[compartment], id_).deleted:
+    access.require(ctx.principal, ctx.store.types[compartment], "r")
+    if access.found(ctx, ctx.store.types[compartment], id_, "r").deleted:
         raise NotFound(f"No {compartment} has this id.")
     within = {"$in": merged.same(ctx, [f"{compartment}/{id_}"])}
     asked = [type_] if type_ else _asked_types(ctx, request)
@@ -72,9 +72,9 @@ def _asked_types(ctx: Context, request: Request) -> list[ResourceType]:
     for name in named:
         if name not in ctx.store.types:
             raise BadRequest("_type names a resource type that is not served here.", "_type")
-        access.require(ctx.principal, name, "s")
-    names = dict.fromkeys(named) if named else [n for n in ctx.store.kept() if ctx.principal.permits(n, "s")]
-    return [ctx.store.types[name] for name in names]
+        access.require(ctx.principal, ctx.store.types[name], "s")
+    types = [ctx.store.types[name] for name in (dict.fromkeys(named) if named else ctx.store.kept())]
+    return [type_ for type_ in types if access.permitted(ctx.principal, type_, "s")]
 
 
 # ---------------------------------------------------------------- one search, over one type or several
@@ -107,7 +107,9 @@ def answered(
     elif not (cursor or after):
         total = len(shown)
     included = (
-        also(shown) if also else includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, name))
+        also(shown)
+        if also
+        else includes.included(ctx, query, shown, lambda name: access.includable(ctx.principal, ctx.store.types[name]))
     )
     used = _used(request, query, several)
     body = page.searchset(ctx, path, query, used, shown, included, total, cursor, fingerprint)
@@ -121,7 +123,7 @@ def _used(request: Request, query: Query, several: bool) -> list[tuple[str, str]
 
 def _rows(ctx: Context, query: Query, after: tuple[Any, ...] | None) -> list[Stored]:
     """A page and one more."""
-    seen = access.visible(ctx.principal, query.type.name)
+    seen = access.visible(ctx.principal, query.type, "s")
     _bounded(ctx, query, seen)
     if query.by:
         return _sorted_in_memory(ctx, query, seen, after)
@@ -141,7 +143,7 @@ def _bounded(ctx: Context, query: Query, seen: Visible) -> None:
 
 
 def _count(ctx: Context, query: Query) -> int:
-    seen = access.visible(ctx.principal, query.type.name)
+    seen = access.visible(ctx.principal, query.type, "s")
     _bounded(ctx, query, seen)
     return ctx.store.count(query, seen)
 
@@ -178,7 +180,8 @@ def _key(ctx: Context, query: Query, row: Stored) -> list[Any]:
 
 def _fingerprint(ctx: Context, path: str, query: Query) -> str:
     """A cursor is good for this search, by this caller, alone."""
-    asked = repr([ctx.principal.name, ctx.principal.organization, path, [p for p in query.used if p[0] != "_cursor"]])
+    p = ctx.principal
+    asked = repr([p.name, p.organization, p.scopes, p.patient, path, [pair for pair in query.used if pair[0] != "_cursor"]])
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
@@ -198,9 +201,9 @@ def _lookup(ctx: Context, lookups: Iterator[int]) -> Lookup:
     """``lookups`` is what is left of those that one request may make, however its chains fork."""
 
     def find(target: str, pairs: Pairs) -> list[Stored]:
-        access.require(ctx.principal, target, "s")
         if target not in ctx.store.types:
             raise BadRequest("A chain passes through a type that is not served here.")
+        access.require(ctx.principal, ctx.store.types[target], "s")
         return _all(ctx, understood(ctx, ctx.store.types[target], pairs, lookups=lookups), lookups)
 
     def meeting(type_: ResourceType, clause: Clause) -> list[Stored]:
@@ -212,7 +215,7 @@ def _lookup(ctx: Context, lookups: Iterator[int]) -> Lookup:
 def _all(ctx: Context, query: Query, lookups: Iterator[int]) -> list[Stored]:
     if next(lookups, None) is None:
         raise TooCostly(f"The search looks into more than {MAX_LOOKUPS} others; name the types that its chains pass through.")
-    seen = access.visible(ctx.principal, query.type.name)
+    seen = access.visible(ctx.principal, query.type, "s")
     _bounded(ctx, query, seen)
     found = ctx.store.search(query, seen, MAX_CHAIN + 1)
     if len(found) > MAX_CHAIN:
@@ -225,6 +228,6 @@ def found_by(ctx: Context, type_: ResourceType, pairs: Pairs, limit: int) -> lis
     query = understood(ctx, type_, pairs)
     if not query.clauses:
         raise BadRequest("The criteria of a conditional interaction are search parameters that choose.")
-    seen = access.visible(ctx.principal, type_.name)
+    seen = access.visible(ctx.principal, type_, "s")
     _bounded(ctx, query, seen)
     return ctx.store.search(query, seen, limit)

@@ -55,7 +55,7 @@ def update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Rep
 
 def delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     """https://hl7.org/fhir/R4/http.html#delete"""
-    current = access.found(ctx, type_, id_)
+    current = access.found(ctx, type_, id_, "d")
     check_if_match(request, current)
     if current.deleted:
         return Reply(204, headers={"ETag": f'W/"{current.version}"'})
@@ -83,14 +83,13 @@ def existing(ctx: Context, type_: ResourceType, id_: str) -> Stored | None:
         raise BadRequest("The id in the URL is not a FHIR id.", f"{type_.name}.id")
     mine = _UUID.fullmatch(id_) or id_.startswith(f"{ctx.principal.organization}-") or id_ == ctx.principal.organization
     try:
-        current = access.found(ctx, type_, id_)
+        current = access.found(ctx, type_, id_, "u")
     except NotFound:
         if mine and ctx.store.get(type_.name, id_, EVERYTHING) is not None:
             raise  # there, and hidden
     else:
         access.owned(ctx, current)
         return current
-    access.require(ctx.principal, type_.name, "c")
     if not mine:
         raise Invalid(
             f"To create a resource by PUT, give it a UUID (lower case) or an id that begins with {ctx.principal.organization}-.",

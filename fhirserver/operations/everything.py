@@ -28,7 +28,7 @@ _CARE_DATES = (
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     """A searchset: the patient, then the newest first. Errors: 404, 410; 422 for a type that R4 does not have."""
-    patient = access.found(ctx, ctx.store.types["Patient"], inputs["id"])
+    patient = access.found(ctx, ctx.store.types["Patient"], inputs["id"], "r")
     if patient.deleted:
         raise Gone("This Patient was deleted.")
     count = inputs.get("_count", _COUNT)
@@ -42,14 +42,18 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
 
     def allowed(name: str) -> Visible | None:
         """Of others' records nothing comes along: a Group names many people."""
-        return access.includable(ctx.principal, name) if name != "Patient" and (not names or name in names) else None
+        return (
+            access.includable(ctx.principal, ctx.store.types[name])
+            if name != "Patient" and (not names or name in names)
+            else None
+        )
 
     def also(shown: list[Stored]) -> list[Stored]:
         """What the rows refer to and is not of the record itself: that has its own place on a page."""
         found = _referred(ctx, shown, allowed)
         return [row for row in found if not any(one.startswith("Patient/") for one in row.compartments)]
 
-    seen = access.includable(ctx.principal, "Patient") if not names or "Patient" in names else None
+    seen = access.includable(ctx.principal, ctx.store.types["Patient"]) if not names or "Patient" in names else None
     people = ctx.store.fetch("Patient", [one.partition("/")[2] for one in within], seen) if seen else []
     people.sort(key=lambda row: row.id != patient.id)
     return answered(ctx, Request("GET", request.path), request.path, queries, also, people)
@@ -70,7 +74,8 @@ def _referred(ctx: Context, shown: list[Stored], allowed: Callable[[str], Visibl
 def _types(ctx: Context, names: list[str]) -> list[str]:
     """The types of the compartment that have resources and that the caller may search."""
     inside = [name for name in ctx.store.kept() if name != "Patient" and r4.compartment_parameters("Patient", name)]
-    return [name for name in inside if (not names or name in names) and access.includable(ctx.principal, name)]
+    asked = [name for name in inside if not names or name in names]
+    return [name for name in asked if access.permitted(ctx.principal, ctx.store.types[name], "s")]
 
 
 def _query(ctx: Context, type_: ResourceType, within: list[str], inputs: Mapping[str, Any], count: int) -> Query:

@@ -39,7 +39,10 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     found: dict[str, Stored] = {}
     for way in ways:
         query = understood(ctx, ctx.store.types["Patient"], way)
-        found |= {row.id: row for row in ctx.store.search(query, access.visible(ctx.principal, "Patient"), _MOST)}
+        found |= {
+            row.id: row
+            for row in ctx.store.search(query, access.visible(ctx.principal, ctx.store.types["Patient"], "s"), _MOST)
+        }
     scored = [(resemblance(asked, loads(row.json)), row) for row in found.values()]
     least = CERTAIN if inputs.get("onlyCertainMatches") else POSSIBLE
     rows = sorted(((score, row) for score, row in scored if score >= least), key=lambda pair: (-pair[0], pair[1].id))

@@ -26,14 +26,16 @@ _KINDS = {"_profile": "uri", "_security": "token", "_tag": "token"}
 
 
 def of_instance(ctx: Context, inputs: Mapping[str, Any]) -> Reply:
-    stored = _existing(ctx, inputs["type"], inputs["id"])
+    stored = _existing(ctx, inputs["type"], inputs["id"], "r")
     return _answer(loads(stored.json)["meta"], (stored,))
 
 
 def of_many(ctx: Context, inputs: Mapping[str, Any]) -> Reply:
     """Each label once, of a type or of all. Error: 400 beyond 1,000 labelled resources of a type."""
     types = (
-        [inputs["type"]] if inputs["type"] else [ctx.store.types[n] for n in ctx.store.kept() if ctx.principal.permits(n, "s")]
+        [inputs["type"]]
+        if inputs["type"]
+        else [type_ for n in ctx.store.kept() if access.permitted(ctx.principal, type_ := ctx.store.types[n], "s")]
     )
     rows = [row for type_ in types for row in _labelled(ctx, type_)]
     metas = [loads(row.json).get("meta", {}) for row in rows]
@@ -44,7 +46,7 @@ def of_many(ctx: Context, inputs: Mapping[str, Any]) -> Reply:
 def _labelled(ctx: Context, type_: ResourceType) -> list[Stored]:
     query = plain(type_)
     query.clauses.append(either([missing(code, kind, False) for code, kind in _KINDS.items()]))
-    rows = ctx.store.search(query, access.visible(ctx.principal, type_.name), _MOST + 1)
+    rows = ctx.store.search(query, access.visible(ctx.principal, type_, "s"), _MOST + 1)
     if len(rows) > _MOST:
         raise TooCostly(f"More than {_MOST} {type_.name} resources have labels; search by _tag, _security or _profile.")
     return rows
@@ -73,7 +75,7 @@ def delete(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
 
 def _changed(ctx: Context, request: Request, inputs: Mapping[str, Any], change: Any) -> Reply:
     type_, id_ = inputs["type"], inputs["id"]
-    stored = _existing(ctx, type_, id_)
+    stored = _existing(ctx, type_, id_, "u")
     check_if_match(request, stored)
     before = loads(stored.json)
     meta = dict(before["meta"])
@@ -85,8 +87,8 @@ def _changed(ctx: Context, request: Request, inputs: Mapping[str, Any], change: 
     return _answer(loads(saved.json if saved else stored.json)["meta"], (stored,))
 
 
-def _existing(ctx: Context, type_: ResourceType, id_: str) -> Stored:
-    stored = access.found(ctx, type_, id_)
+def _existing(ctx: Context, type_: ResourceType, id_: str, letter: str) -> Stored:
+    stored = access.found(ctx, type_, id_, letter)
     if stored.deleted:
         raise Gone(f"This {type_.name} was deleted.")
     return stored

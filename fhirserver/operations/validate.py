@@ -26,7 +26,7 @@ _FINE = Issue("informational", "No problem was found.", severity="information")
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     """200 with an OperationOutcome, whatever is found. Errors: 400 for a profile that is not known here, 404, 410, 422."""
     type_, mode = inputs["type"], inputs.get("mode", "profile")
-    stored = access.found(ctx, type_, inputs["id"]) if "id" in inputs else None
+    stored = access.found(ctx, type_, inputs["id"], "rsu") if "id" in inputs else None
     _asked(type_, mode, stored, inputs)
     resource = inputs.get("resource")
     if resource is None and stored is not None and mode != "delete":
@@ -63,7 +63,7 @@ def _asked(type_: ResourceType, mode: str, stored: Stored | None, inputs: Mappin
 
 def _tried(ctx: Context, type_: ResourceType, mode: str, stored: Stored | None, body: bytes) -> None:
     """The write, planned and thrown away."""
-    access.require(ctx.principal, type_.name, _LETTERS[mode])
+    access.require(ctx.principal, type_, _LETTERS[mode])
     trial = replace(ctx, changes=Changes())
     path = f"{type_.name}/{stored.id}" if stored and mode != "create" else type_.name
     arguments = [stored.id] if stored and mode != "create" else []

@@ -29,7 +29,7 @@ Pairs = list[tuple[str, str]]
 
 def _mine(ctx: Context) -> Pairs | None:
     asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", work.require_reader(ctx)))
-    roles = [role.reference for role in ctx.store.search(asked, access.visible(ctx.principal, "PractitionerRole"), _MOST)]
+    roles = [role.reference for role in ctx.store.search(asked, access.held(ctx.principal), _MOST)]
     return [("owner", ",".join(roles)), ("code", f"{coding.TASK_TYPE}|read")] if roles else None
 
 
@@ -89,7 +89,7 @@ def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
     query = plain(ctx.store.types["Task"], *asked, ("_sort", "priority,due"))
     facilities = {organization.get("reference") for organization in inputs["organization"]}
     before = span(inputs["dueBefore"])[0] if "dueBefore" in inputs else None
-    for stored in ctx.store.search(query, access.visible(ctx.principal, "Task"), _MOST):
+    for stored in ctx.store.search(query, access.visible(ctx.principal, ctx.store.types["Task"], "rs"), _MOST):
         row = work.opened(ctx, stored)
         if not (work.is_coordination(row.data) or work.is_attempt(row.data)):
             continue
@@ -168,7 +168,7 @@ def _included(ctx: Context, row: Item) -> Iterator[str]:
 def _seen(ctx: Context, reference: str) -> Stored | None:
     """What the caller may see of it: by access key and by scope."""
     type_, _, id_ = reference.partition("/")
-    visible = access.includable(ctx.principal, type_)
+    visible = access.includable(ctx.principal, ctx.store.types[type_])
     return next(iter(ctx.store.fetch(type_, [id_], visible)), None) if visible else None
 
 

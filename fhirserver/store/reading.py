@@ -18,6 +18,8 @@ from fhirserver.versions import Document, Filter, Stored, Visible, stored_from, 
 _BATCH, _MOST_LOOKED_AT = 500, 2000
 _WINDOW = 3_600_000  # milliseconds
 _HIDDEN = {"t": 0, "d": 0, "q": 0, "u": 0, "schema": 0}
+_JUDGED = {"d": 0, "q": 0, "u": 0, "schema": 0}  # by its tags too
+_ACCESS = ("base", "grants", "owner", "c")
 
 
 class Asked(Protocol):
@@ -48,8 +50,14 @@ class Versions:
 class Reader:
     """Current versions, the history, and searches."""
 
-    def __init__(self, database: Database[Document], types: dict[str, ResourceType], clock: Callable[[], int]) -> None:
-        self.types = types
+    def __init__(
+        self,
+        database: Database[Document],
+        types: dict[str, ResourceType],
+        entries: Callable[[ResourceType, str], Document],
+        clock: Callable[[], int],
+    ) -> None:
+        self.types, self._entries = types, entries
         self._clock = clock
         self.database = database
         self.client: MongoClient[Document] = database.client
@@ -59,7 +67,7 @@ class Reader:
     def get(self, type_: str, id_: str, visible: Visible) -> Stored | None:
         """The current version, deleted or not; None where there is none or it is hidden."""
         with translated():
-            document = self._current[type_].find_one({"_id": id_}, _HIDDEN)
+            document = self._current[type_].find_one({"_id": id_}, _HIDDEN if visible.parts is None else _JUDGED)
         return stored_from(type_, document) if document and visible.shows(document, self._clock()) else None
 
     def fetch(self, type_: str, ids: Iterable[str], visible: Visible) -> list[Stored]:
@@ -68,14 +76,14 @@ class Reader:
         if not wanted:
             return []
         with translated():
-            found = list(self.database[type_].find({"_id": {"$in": wanted}}, _HIDDEN))
+            found = list(self.database[type_].find({"_id": {"$in": wanted}}, _HIDDEN if visible.parts is None else _JUDGED))
         return [stored_from(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
 
     def business_keys(self, type_: str, keys: list[str], visible: Visible) -> set[str]:
         """Those of the unique keys (``owner|kind|value``) whose resource exists and is visible."""
         now = self._clock()
         with translated():
-            found = list(self.database[type_].find({"u": {"$in": keys}}, {"u": 1, "base": 1, "grants": 1, "owner": 1}))
+            found = list(self.database[type_].find({"u": {"$in": keys}}, dict.fromkeys(("u", "t", *_ACCESS), 1)))
         return {key for row in found if visible.shows(row, now) for key in row["u"]}
 
     def vread(self, type_: str, id_: str, version: int, visible: Visible) -> Stored | None:
@@ -125,13 +133,14 @@ class Reader:
     def _shown(
         self, rows: list[Document], visible_of: Callable[[str], Visible | None], at: tuple[int, int] | None = None
     ) -> list[Stored]:
-        """What of these versions may be seen, by what is current; ``at``: only those current at some time in it."""
+        """What of these versions may be seen: by the access list that is current, and by each version's own content;
+        ``at``: only those current at some time in it."""
         now = self._clock()
         ids: dict[str, list[str]] = {}
         for row in rows:
             ids.setdefault(row["type"], []).append(row["rid"].partition("/")[2])
         current: dict[str, Document] = {}
-        fields = {"base": 1, "grants": 1, "owner": 1}
+        fields = dict.fromkeys(_ACCESS, 1)
         for type_, wanted in ids.items():
             if visible_of(type_) is not None:
                 found = self.database[type_].find({"_id": {"$in": list(dict.fromkeys(wanted))}}, fields)
@@ -139,9 +148,16 @@ class Reader:
         shown = []
         for row in rows:
             seen, document = visible_of(row["type"]), current.get(row["rid"])
-            if seen and document and seen.shows(document, now) and seen.shows_version(row, document, now):
+            if seen is None or document is None:
+                continue
+            admitted = seen.admits(document, now) and seen.admits_version(row, document, now)
+            if admitted and (seen.parts is None or seen.reaches(document["_id"], self._entries_of(row))):
                 shown.append(row)
         return [version_from(row) for row in (self._current_in(shown, at) if at else shown)]
+
+    def _entries_of(self, row: Document) -> Document:
+        """The index entries of an old version, which are not kept."""
+        return self._entries(self.types[row["type"]], row["json"])
 
     def _current_in(self, rows: list[Document], at: tuple[int, int]) -> list[Document]:
         """Versions that were current at some time in [low, high): made before its end, and not replaced before its start."""

@@ -38,17 +38,19 @@ class Step:
 
 
 class Store(Reader):
-    """The database behind the FHIR side. Thread-safe; one per process. ``room`` raises where a write has none."""
+    """The database behind the FHIR side. Thread-safe; one per process. ``indexes`` are those that a type needs, ``entries``
+    makes a resource's own, of its JSON; ``room`` raises where a write has none."""
 
     def __init__(
         self,
         database: Database[Document],
         types: dict[str, ResourceType],
         indexes: Callable[[ResourceType], list[Index]],
+        entries: Callable[[ResourceType, str], Document],
         clock: Callable[[], int] = now_ms,
         room: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(database, types, clock)
+        super().__init__(database, types, entries, clock)
         self.registers = Registers(database, clock)
         self.signalled: Callable[[], None] = lambda: None  # called after a commit that other processes watch for
         self._indexes, self._room = indexes, room

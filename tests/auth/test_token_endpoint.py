@@ -18,7 +18,7 @@ ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 @pytest.fixture(scope="module")
 def http(server):
-    server.auth.add_client("ehr", "system/*.rs", secret="s3cret:with%", organization="hospital")
+    server.auth.clients.add("ehr", "system/*.rs", secret="s3cret:with%", organization="hospital")
     return TestClient(server.app, base_url=BASE)
 
 
@@ -71,7 +71,7 @@ KEYS = {
 @pytest.fixture(scope="module")
 def signing(server):
     jwks = {"keys": [key.as_dict(private=False) for key in KEYS.values()]}
-    server.auth.add_client("backend", "system/*.rs", jwks=jwks, organization="hospital")
+    server.auth.clients.add("backend", "system/*.rs", jwks=jwks, organization="hospital")
 
 
 def assertion(alg: str, headers=None, **changed):

@@ -145,7 +145,7 @@ def test_no_token_answers_401(server, secret):
 
 
 def test_an_unknown_or_expired_token_answers_401(server):
-    expired = server.auth.issue(server.auth.client("hospital"), None, "system/*.rs", -1)
+    expired = server.auth.issue(server.auth.clients.get("hospital"), None, "system/*.rs", -1)
     for token in ("nonsense", expired):
         reply = TestClient(server.app, base_url=f"{BASE}/fhir/").get("Patient", headers={"Authorization": f"Bearer {token}"})
         assert_outcome(reply, 401, "login")

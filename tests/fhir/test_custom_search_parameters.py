@@ -353,6 +353,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(server, administrator, created
             server.client[server.name],
             dict(server.installation.store.types),
             server.installation.store._indexes,
+            server.installation.store._entries,
             server.installation.store._clock,
         )
         return Reindexing(store, Definitions(store, "centre"), "http://127.0.0.1:8000/fhir", lambda: now[0])

@@ -131,4 +131,4 @@ def test_search_by_last_updated_alternatives_and_own_urls(hospital, created):
 
 def test_an_organisations_id_is_no_beginning_of_anothers(server):
     with pytest.raises(ValueError, match="cannot be told from"):
-        server.auth.add_client("x", "system/*.rs", secret="s", organization="hospital-east")
+        server.auth.clients.add("x", "system/*.rs", secret="s", organization="hospital-east")

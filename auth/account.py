@@ -1,0 +1,156 @@
+"""Signing in and out, and the apps that a person has let in.
+
+Who fails too often waits: per name and per address, on all workers. Every failure is answered alike, in the same time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from auth.external import Provider, Providers, Refused
+from auth.keys import Seal
+from auth.server import Server
+from auth.store import Document
+from auth.visit import Shown, Visit, failure, inside, page, see
+
+_WINDOW = 300.0  # seconds
+_PER_NAME, _PER_ADDRESS = 5, 50  # failures in about that time
+_SECOND_STEP = 300  # seconds for the second factor
+HOME = "/auth/apps"
+
+
+class Account:
+    """The pages about a person's own account."""
+
+    def __init__(self, server: Server, seal: Callable[[], Seal], providers: Providers) -> None:
+        self._server, self._store = server, server.store
+        self._seal, self._providers = seal, providers
+
+    # ------------------------------------------------------------ signing in
+
+    def login(self, visit: Visit) -> Shown:
+        if visit.method != "POST":
+            if visit.session:
+                return see(_then(visit.query.get("next")))
+            return self._asked(visit, visit.query.get("next"))
+        then = visit.form.get("next")
+        if not visit.genuine():
+            return self._asked(visit, then, "again", 403)
+        name = visit.form.get("name", "").strip()[:200]
+        if self._waits(visit, name):
+            self._server.told("login", "", name, refused=True)
+            return self._asked(visit, then, "wait", 429)
+        if not self._store.people.password_matches(name, visit.form.get("password", "")):
+            return self._failed(visit, name, then)
+        user = self._store.people.get(name)
+        assert user is not None
+        if user.get("totp"):
+            sealed = self._seal().close({"second": name, "until": time.time() + _SECOND_STEP})
+            return page(visit, "code", first=sealed, next=then)
+        return self._signed_in(user, ("pwd",), then)
+
+    def second(self, visit: Visit) -> Shown:
+        """The code of the person's authenticator."""
+        first = self._seal().open(visit.form.get("first", "")) or {}
+        then, name = visit.form.get("next"), str(first.get("second") or "")
+        user = self._store.people.get(name) if name and first.get("until", 0) > time.time() else None
+        if user is None or user.get("disabled") or not user.get("totp") or not visit.genuine():
+            return self._asked(visit, then, "again", 403)
+        if self._waits(visit, name):
+            return self._asked(visit, then, "wait", 429)
+        if not self._store.people.totp_matches(user, visit.form.get("code", "")):
+            self._note_failure(visit, name)
+            return page(visit, "code", 403, first=visit.form["first"], next=then, wrong=True)
+        return self._signed_in(user, ("pwd", "otp"), then)
+
+    def _asked(self, visit: Visit, then: str | None, wrong: str = "", status: int = 200) -> Shown:
+        offered = [(provider.name, provider.title) for provider in self._providers.all()]
+        return page(visit, "login", status, next=inside(then) or "", wrong=wrong, providers=offered)
+
+    def _failed(self, visit: Visit, name: str, then: str | None) -> Shown:
+        self._note_failure(visit, name)
+        return self._asked(visit, then, "wrong", 403)
+
+    def _note_failure(self, visit: Visit, name: str) -> None:
+        self._store.failed(f"login {name}", _WINDOW)
+        self._store.failed(f"login from {visit.address}", _WINDOW)
+        self._server.told("login", "", name, refused=True)
+
+    def _waits(self, visit: Visit, name: str) -> bool:
+        return (
+            self._store.failures(f"login {name}", _WINDOW) >= _PER_NAME
+            or self._store.failures(f"login from {visit.address}", _WINDOW) >= _PER_ADDRESS
+        )
+
+    def _signed_in(self, user: Document, methods: tuple[str, ...], then: str | None) -> Shown:
+        self._store.succeeded(f"login {user['_id']}", _WINDOW)
+        cookie = self._store.people.sign_in(user["_id"], methods)
+        self._server.told("login", "", user["_id"])
+        return Shown(303, location=_then(then), cookie=cookie)
+
+    def logout(self, visit: Visit) -> Shown:
+        """The session ends, and with it what apps have by online access."""
+        if visit.method != "POST" or not visit.genuine():
+            return page(visit, "logout")
+        if visit.session and visit.cookie:
+            self._store.people.sign_out(visit.cookie)
+            self._server.told("logout", "", visit.person["_id"])
+        return Shown(303, location="/auth/login", cookie="")
+
+    # ------------------------------------------------------------ a hospital's own provider
+
+    def external(self, visit: Visit, name: str) -> Shown:
+        """Off to the provider: state, nonce and verifier travel sealed in the state, bound to this browser."""
+        provider = self._providers.get(name)
+        if provider is None or visit.method != "POST" or not visit.genuine():
+            return failure(visit, "again", 404 if provider is None else 403)
+        try:
+            return see(self._providers.begin(provider, visit.token, inside(visit.form.get("next"))))
+        except Refused:
+            return self._asked(visit, visit.form.get("next"), "provider", 502)
+
+    def returned(self, visit: Visit, name: str) -> Shown:
+        """Back from the provider. Who is not known here by the provider's claim does not come in."""
+        provider = self._providers.get(name)
+        if provider is None:
+            return failure(visit, "again", 404)
+        try:
+            subject, then = self._providers.finish(provider, visit.token, visit.query)
+        except Refused:
+            self._server.told("login", "", None, refused=True)
+            return self._asked(visit, None, "provider", 403)
+        user = self._known(provider, subject)
+        if user is None:
+            self._server.told("login", "", None, refused=True)
+            return self._asked(visit, then, "unknown", 403)
+        return self._signed_in(user, ("ext",), then)
+
+    def _known(self, provider: Provider, subject: str) -> Document | None:
+        return self._store.people.linked(provider.name, subject)
+
+    # ------------------------------------------------------------ apps with access
+
+    def apps(self, visit: Visit) -> Shown:
+        """The management page: what the person has let in, each to be revoked."""
+        if visit.session is None:
+            return see("/auth/login", next=HOME)
+        if visit.method == "POST" and visit.genuine():
+            self.revoked(visit)
+            return see(HOME)
+        rows: list[dict[str, Any]] = []
+        for grant in self._store.grants.of_user(visit.person["_id"]):
+            client = self._store.clients.get(grant["client"])
+            if client and (grant["access"] != "online" or self._store.people.session_alive(grant["session"])):
+                rows.append({"grant": grant, "client": client, "scopes": grant["scope"].split()})
+        return page(visit, "apps", rows=rows)
+
+    def revoked(self, visit: Visit) -> None:
+        grant = self._store.grants.get(visit.form.get("grant", ""))
+        if grant and grant["user"] == visit.person["_id"] and self._store.grants.revoke(grant["_id"]):
+            self._server.told("revoke", grant["client"], grant["user"])
+
+
+def _then(path: str | None) -> str:
+    return inside(path) or HOME

@@ -1,0 +1,1 @@
+from auth_conftest import *  # noqa: F403
