@@ -1,6 +1,7 @@
 """Signing in and out, and the apps that a person has let in.
 
-Who fails too often waits: per name and per address, on all workers. Every failure is answered alike, in the same time.
+Who fails too often waits, on all workers: soon for one name from one address, so that nobody is locked out by others; later for
+a name from everywhere, and for an address. Every failure is answered alike, in the same time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from auth.store import Document
 from auth.visit import Shown, Visit, failure, inside, page, see
 
 _WINDOW = 300.0  # seconds
-_PER_NAME, _PER_ADDRESS = 5, 50  # failures in about that time
+_FEW, _MANY = 5, 100  # failures in about that time
 _SECOND_STEP = 300  # seconds for the second factor
 HOME = "/auth/apps"
 
@@ -49,7 +50,7 @@ class Account:
         if user.get("totp"):
             sealed = self._seal().close({"second": name, "until": time.time() + _SECOND_STEP})
             return page(visit, "code", first=sealed, next=then)
-        return self._signed_in(user, ("pwd",), then)
+        return self._signed_in(visit, user, ("pwd",), then)
 
     def second(self, visit: Visit) -> Shown:
         """The code of the person's authenticator."""
@@ -63,7 +64,7 @@ class Account:
         if not self._store.people.totp_matches(user, visit.form.get("code", "")):
             self._note_failure(visit, name)
             return page(visit, "code", 403, first=visit.form["first"], next=then, wrong=True)
-        return self._signed_in(user, ("pwd", "otp"), then)
+        return self._signed_in(visit, user, ("pwd", "otp"), then)
 
     def _asked(self, visit: Visit, then: str | None, wrong: str = "", status: int = 200) -> Shown:
         offered = [(provider.name, provider.title) for provider in self._providers.all()]
@@ -74,18 +75,17 @@ class Account:
         return self._asked(visit, then, "wrong", 403)
 
     def _note_failure(self, visit: Visit, name: str) -> None:
-        self._store.failed(f"login {name}", _WINDOW)
-        self._store.failed(f"login from {visit.address}", _WINDOW)
+        for what, _ in _limits(visit, name):
+            self._store.failed(what, _WINDOW)
         self._server.told("login", "", name, refused=True)
 
     def _waits(self, visit: Visit, name: str) -> bool:
-        return (
-            self._store.failures(f"login {name}", _WINDOW) >= _PER_NAME
-            or self._store.failures(f"login from {visit.address}", _WINDOW) >= _PER_ADDRESS
-        )
+        return any(self._store.failures(what, _WINDOW) >= most for what, most in _limits(visit, name))
 
-    def _signed_in(self, user: Document, methods: tuple[str, ...], then: str | None) -> Shown:
-        self._store.succeeded(f"login {user['_id']}", _WINDOW)
+    def _signed_in(self, visit: Visit, user: Document, methods: tuple[str, ...], then: str | None) -> Shown:
+        for what, most in _limits(visit, user["_id"]):
+            if most == _FEW:
+                self._store.succeeded(what, _WINDOW)
         cookie = self._store.people.sign_in(user["_id"], methods)
         self._server.told("login", "", user["_id"])
         return Shown(303, location=_then(then), cookie=cookie)
@@ -125,7 +125,7 @@ class Account:
         if user is None:
             self._server.told("login", "", None, refused=True)
             return self._asked(visit, then, "unknown", 403)
-        return self._signed_in(user, ("ext",), then)
+        return self._signed_in(visit, user, ("ext",), then)
 
     def _known(self, provider: Provider, subject: str) -> Document | None:
         return self._store.people.linked(provider.name, subject)
@@ -150,6 +150,14 @@ class Account:
         grant = self._store.grants.get(visit.form.get("grant", ""))
         if grant and grant["user"] == visit.person["_id"] and self._store.grants.revoke(grant["_id"]):
             self._server.told("revoke", grant["client"], grant["user"])
+
+
+def _limits(visit: Visit, name: str) -> tuple[tuple[str, int], ...]:
+    return (
+        (f"login {name} from {visit.address}", _FEW),
+        (f"login {name}", _MANY),
+        (f"login from {visit.address}", _MANY),
+    )
 
 
 def _then(path: str | None) -> str:

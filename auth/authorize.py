@@ -97,7 +97,8 @@ class Authorization:
         for name in ("request", "request_uri"):
             if name in asked:
                 return f"{name}_not_supported", f"{name} is not served here."
-        if asked.get("aud", "").rstrip("/") != self._server.audience:
+        only_who = "aud" not in asked and set((request.payload.scope or "").split()) <= set(scopes.IDENTITY)  # plain OpenID
+        if not only_who and asked.get("aud", "").rstrip("/") != self._server.audience:
             return "invalid_request", f"aud is the FHIR base URL: {self._server.audience}"
         if not asked.get("state"):
             return "invalid_request", "state is needed."

@@ -65,9 +65,8 @@ class Providers:
             told | {"provider": provider.name, "browser": browser, "next": then, "until": time.time() + _SECONDS}
         )
         where = self._configuration(provider)["authorization_endpoint"]
-        url, _ = self._client(provider).create_authorization_url(
-            where, state=state, nonce=told["nonce"], code_verifier=told["verifier"]
-        )
+        with self._client(provider) as client:
+            url, _ = client.create_authorization_url(where, state=state, nonce=told["nonce"], code_verifier=told["verifier"])
         return str(url)
 
     def finish(self, provider: Provider, browser: str, query: Mapping[str, str]) -> tuple[str, str | None]:
@@ -78,9 +77,10 @@ class Providers:
             raise Refused
         configuration = self._configuration(provider)
         try:
-            token = self._client(provider).fetch_token(
-                configuration["token_endpoint"], code=query["code"], code_verifier=sent["verifier"], timeout=_TIMEOUT
-            )
+            with self._client(provider) as client:
+                token = client.fetch_token(
+                    configuration["token_endpoint"], code=query["code"], code_verifier=sent["verifier"], timeout=_TIMEOUT
+                )
         except (AuthlibBaseError, httpx.HTTPError, ValueError):
             raise Refused from None
         keys = _fetched(configuration["jwks_uri"])

@@ -66,14 +66,14 @@ def install(
     cookies = Cookies(server.issuer.startswith("https://"))
     server.style_url = f"{server.issuer}{pages.STYLE_PATH}"
 
-    def form_endpoint(ask: Callable[[Pairs, Mapping[str, str]], Answer]) -> Endpoint:
+    def form_endpoint(ask: Callable[[Pairs, Mapping[str, str], str], Answer]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             pairs = await _form(request)
             if isinstance(pairs, Response):
                 return pairs
             headers = {name.title(): value for name, value in request.headers.items()}
             try:
-                status, answered, text = await run_in_threadpool(ask, pairs, headers)
+                status, answered, text = await run_in_threadpool(ask, pairs, headers, _address(request))
             except Exception as error:
                 return _failed(error, unavailable)
             return Response(text, status, answered)
@@ -154,6 +154,10 @@ async def _form(request: Request) -> Pairs | Response:
         return JSONResponse({"error": "invalid_request", "error_description": "the form cannot be read"}, 400)
 
 
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
 def _query(request: Request) -> Pairs:
     try:
         return parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=50, errors="strict")
@@ -183,7 +187,7 @@ def _shown(
         {name: values[0] for name, values in many.items()},
         many,
         pages.language(chosen),
-        request.client.host if request.client else "",
+        _address(request),
         server.store.people.session(cookie),
         cookie,
         form_token(server.store.key("forms", new_visit().encode()), browser, cookie),

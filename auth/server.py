@@ -11,12 +11,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timezone
+from functools import partial
 from typing import Any
 
 from authlib.common.urls import add_params_to_uri
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import AuthorizationServer, OAuth2Payload, OAuth2Request
 from authlib.oauth2.rfc6749.errors import InvalidScopeError
+from authlib.oauth2.rfc6749.util import extract_basic_authorization
 
 from auth import keys
 from auth.clients import Client, client_auth_methods, proofs
@@ -108,17 +110,20 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 
     # ------------------------------------------------------------ endpoints
 
-    def token(self, pairs: Pairs, headers: Mapping[str, str]) -> Answer:
+    def token(self, pairs: Pairs, headers: Mapping[str, str], address: str) -> Answer:
         """https://www.rfc-editor.org/rfc/rfc6749#section-3.2"""
-        return self._checked(pairs, headers, self.create_token_response, "token")
+        return self._checked(pairs, headers, address, self.create_token_response, "token")
 
-    def introspect(self, pairs: Pairs, headers: Mapping[str, str]) -> Answer:
-        return self._checked(pairs, headers, lambda r: self.create_endpoint_response("introspection", r), "introspect")
+    def introspect(self, pairs: Pairs, headers: Mapping[str, str], address: str) -> Answer:
+        ask = partial(self.create_endpoint_response, "introspection")
+        return self._checked(pairs, headers, address, ask, "introspect")
 
-    def revoke(self, pairs: Pairs, headers: Mapping[str, str]) -> Answer:
-        return self._checked(pairs, headers, lambda r: self.create_endpoint_response("revocation", r), "revoke")
+    def revoke(self, pairs: Pairs, headers: Mapping[str, str], address: str) -> Answer:
+        return self._checked(pairs, headers, address, partial(self.create_endpoint_response, "revocation"), "revoke")
 
-    def _checked(self, pairs: Pairs, headers: Mapping[str, str], ask: Callable[[Any], Answer], what: str) -> Answer:
+    def _checked(
+        self, pairs: Pairs, headers: Mapping[str, str], address: str, ask: Callable[[Any], Answer], what: str
+    ) -> Answer:
         names = [name for name, _ in pairs]
         if len(set(names)) != len(names):  # "Request and response parameters MUST NOT be included more than once."
             return self._refused("a parameter is repeated")
@@ -126,7 +131,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         if proofs(headers, request.form) > 1:
             return self._refused("a client authenticates in one way at a time")
         client = self._named(request)
-        guard = f"{what} of {client}"
+        guard = f"{what} of {client} from {address}"  # so that others cannot lock a client out
         if client and self.store.failures(guard, _WINDOW) >= _FAILURES:
             told = self._refused("too many failures; wait a minute", 429)
             return told[0], told[1] | {"Retry-After": "60"}, told[2]
@@ -140,8 +145,12 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 
     def _named(self, request: AskedRequest) -> str:
         """The client that the request is said to be from."""
-        from_assertion = keys.unverified_subject(request.form.get("client_assertion", ""))
-        return (request.form.get("client_id") or from_assertion or str(request.headers.get("Authorization", ""))[:60])[:200]
+        try:
+            by_header = extract_basic_authorization(request.headers)[0] or ""
+        except ValueError:
+            by_header = ""
+        by_assertion = keys.unverified_subject(request.form.get("client_assertion", ""))
+        return (request.form.get("client_id") or by_assertion or by_header)[:200]
 
     def _refused(self, text: str, status: int = 400) -> Answer:
         return self.handle_response(status, {"error": "invalid_request", "error_description": text}, [])

@@ -49,7 +49,8 @@ def _run(settings: Settings, uri: str, workers: int, embedded: EmbeddedDatabase 
         "port": settings.port,
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": settings.trusted_proxies,
         "ws": "none",
         "log_config": None,
     }

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, description="Port to listen on")
     tls_cert: Path | None = Field(None, description="Certificate chain (PEM) to serve HTTPS with; unset: a proxy does TLS")
     tls_key: Path | None = Field(None, description="Its private key (PEM)")
+    trusted_proxies: str = Field("", description="Addresses of proxies whose X-Forwarded-For is believed, with commas between")
     study_quiet_seconds: float = Field(10.0, description="A study without new images for so long is complete")
     disk_reserve_bytes: int = Field(512 * 1024**2, description="With less room than this on the disk, writes are answered 507")
     log_format: Literal["text", "json"] = Field("text", description="text for people, or json: one object a line, requests too")
