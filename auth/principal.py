@@ -14,7 +14,7 @@ class Principal:
     """A client, acting for itself or for a user, in one organisation. Ids are logical ids of FHIR resources.
 
     ``patient``: the one in the launch context, to whom ``patient/`` scopes are confined; ``fhir_user``: the token may read
-    its own user's resource.
+    its own user's resource; ``withheld``: references to the patients whose records are kept from it.
     """
 
     client: str
@@ -25,6 +25,7 @@ class Principal:
     practitioner: str | None = None
     patient: str | None = None
     fhir_user: bool = False
+    withheld: frozenset[str] = frozenset()
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from fhirserver.definitions import ResourceType
 from fhirserver.errors import Conflict, Forbidden, InsufficientScope, Issue, NoSuchReference, NotFound, Unauthorized
 from fhirserver.messages import Context
 from fhirserver.moments import milliseconds
-from fhirserver.scoped import DIRECTORY, parts
+from fhirserver.scoped import DIRECTORY, parts, withheld
 from fhirserver.search.reference import local
 from fhirserver.validation import Document, references
 from fhirserver.versions import Part, Stored, Visible, Write
@@ -62,7 +62,8 @@ def _parts(principal: Principal, type_: ResourceType, letters: str) -> tuple[Par
 
 def visible(principal: Principal, type_: ResourceType, letters: str) -> Visible:
     """The access keys that the caller holds, and what its scopes reach of the type by one of these letters."""
-    return Visible(principal.keys, None, _parts(principal, type_, letters))
+    kept = withheld(principal.withheld, type_) if principal.withheld else None
+    return Visible(principal.keys, None, _parts(principal, type_, letters), kept)
 
 
 def held(principal: Principal) -> Visible:
@@ -94,7 +95,7 @@ def found(ctx: Context, type_: ResourceType, id_: str, letters: str) -> Stored:
 
 def reached(ctx: Context, type_: ResourceType, id_: str, letter: str) -> None:
     """What an operation is called on is what the scopes reach by its letter, whatever else they reach. Error: 404."""
-    if _parts(ctx.principal, type_, letter) is not None:
+    if visible(ctx.principal, type_, letter).judges:
         found(ctx, type_, id_, letter)
 
 

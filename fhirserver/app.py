@@ -42,6 +42,7 @@ from fhirserver.observed import Observed
 from fhirserver.pages import home
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
+from fhirserver.restrictions import Restrictions
 from fhirserver.room import Room
 from fhirserver.search.index import index, indexes
 from fhirserver.settings import Settings
@@ -97,7 +98,8 @@ class Installation:
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
         self.definitions = Definitions(self.store, settings.organization)
-        self.store.signalled = self.definitions.refresh
+        self.restrictions = Restrictions(self.store)
+        self.store.signalled = self.refresh
         self.reindexing = Reindexing(self.store, self.definitions, base)
         self.jobs = Jobs(
             self.store,
@@ -106,7 +108,7 @@ class Installation:
                 Job("studies", 0.5, self.arrivals.settle),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
-                Job("definitions", 1.0, self.definitions.refresh, shared=False),
+                Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
             ),
@@ -125,9 +127,14 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
-        self.definitions.refresh()
+        self.refresh()
         self.trail.adopt()
         self._found_home()
+
+    def refresh(self) -> None:
+        """What other processes signal: search parameters that were added, restrictions."""
+        self.definitions.refresh()
+        self.restrictions.refresh()
 
     def close(self) -> None:
         self.jobs.stop()
@@ -198,7 +205,9 @@ class Installation:
 
     def authenticate_images(self, header: str | None) -> Principal:
         with translated():
-            return bearer.authenticate(self.auth, header)
+            principal = bearer.authenticate(self.auth, header)
+        self.restrictions.current()
+        return self.restrictions.applied(principal, self.clock())
 
     def _found_home(self) -> None:
         """The installation's own Organization exists, so that orders can be addressed to it."""
@@ -232,10 +241,12 @@ class Installation:
 
     def context(self, principal: Principal) -> Context:
         self.definitions.current()
+        self.restrictions.current()
+        now = self.clock()
         return Context(
             store=self.store,
-            principal=principal,
-            now=self.clock(),
+            principal=self.restrictions.applied(principal, now),
+            now=now,
             base=f"{self.settings.base}/fhir",
             new_id=lambda: str(uuid.uuid4()),
             changes=Changes(),
@@ -244,6 +255,7 @@ class Installation:
             home=self.settings.organization,
             note=self.trail.append,
             derived_id=self.derived_id,
+            withheld_from=lambda organization: self.restrictions.withheld_from(organization, now),
         )
 
     def derived_id(self, *parts: str) -> str:

@@ -33,6 +33,7 @@ _ACTIONS = {
     "batch": "E",
     SECURITY: "E",
 }
+_EMERGENCY = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "BTG"}
 _SUBTYPES = {"search-compartment": "search-type"}
 _PATIENT = {
     "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-entity-type", "code": "1"},
@@ -69,6 +70,8 @@ def event(principal: Principal, line: Line, touched: Iterable[Touched], query: s
             else {"display": "fhirserver"}
         },
     }
+    if line.operation == "break-glass":
+        document["purposeOfEvent"] = [{"coding": [_EMERGENCY]}]
     if entities:
         document["entity"] = entities
     return document

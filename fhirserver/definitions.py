@@ -106,7 +106,8 @@ class Operation:
     """An operation: where it is called, what goes in and out, and the function that does it.
 
     ``levels`` are of system, type, instance; the type ``Resource`` is every type; ``standard``: R4 defines it;
-    ``free``: at type level it is about what is sent alone, and needs no scope."""
+    ``free``: at type level it is about what is sent alone, and needs no scope; ``own_reach``: it looks itself whether its
+    caller reaches what it is called on."""
 
     code: str
     type: str
@@ -119,6 +120,7 @@ class Operation:
     description: str = ""
     standard: bool = False
     free: bool = False
+    own_reach: bool = False
 
     @property
     def id(self) -> str:

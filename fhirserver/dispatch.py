@@ -280,7 +280,7 @@ def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     named: dict[str, Any] = {"id": call.arguments[0]} if call.arguments else {}
     if operation.type == "Resource":
         named["type"] = call.type
-    if call.arguments and call.type:
+    if call.arguments and call.type and not operation.own_reach:
         access.reached(ctx, call.type, call.arguments[0], "u" if operation.affects_state else "r")
     result: Any = operation.handler(ctx, request, named | inputs)
     return parameters.answer(operation, result, lambda written: access.shows(ctx, written))

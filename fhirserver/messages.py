@@ -78,7 +78,7 @@ class Line:
 class Context:
     """What one request is given: who asks, when, where to read, and the changes that its commit will write.
 
-    ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``told`` is what
+    ``withheld_from``: the patients whose records are kept from an organisation. ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``told`` is what
     the log is told of the request: the kind of interaction, and on what type.
     """
 
@@ -93,4 +93,5 @@ class Context:
     home: str
     note: Callable[[Line], None]
     derived_id: Callable[..., str]
+    withheld_from: Callable[[str], frozenset[str]]
     told: dict[str, str] = field(default_factory=dict)

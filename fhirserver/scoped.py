@@ -13,7 +13,7 @@ from fhirserver.definitions import ResourceType
 from fhirserver.errors import FHIRError
 from fhirserver.search.parameters import parameters
 from fhirserver.search.query import parse
-from fhirserver.versions import Part
+from fhirserver.versions import Part, Withheld
 
 # Nobody's record: of these a patient/ scope that names them (or *) reads what the user may read.
 DIRECTORY = frozenset({
@@ -67,6 +67,15 @@ def _about_a_patient(type_: ResourceType) -> str | None:
     served = parameters(type_)
     named = (served[code] for code in ("patient", "subject") if code in served)
     return next((p.code for p in named if p.kind == "reference" and (p.targets is None or "Patient" in p.targets)), None)
+
+
+@lru_cache(1024)
+def withheld(patients: frozenset[str], type_: ResourceType) -> Withheld:
+    """What of the type is these patients' record."""
+    ids = frozenset(one.partition("/")[2] for one in patients) if type_.name == "Patient" else frozenset()
+    code = None if r4.compartment_parameters("Patient", type_.name) else _about_a_patient(type_)
+    tags = frozenset(f"{code}={one}" for one in patients) if code else frozenset()
+    return Withheld(ids, patients, tags)
 
 
 def query_tags(scope: Scope, type_: ResourceType) -> tuple[frozenset[str], ...] | None:

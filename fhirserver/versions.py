@@ -36,16 +36,38 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """Resources of a type that are kept back: with these ids, in these compartments, with these tags."""
+
+    ids: frozenset[str]
+    compartments: frozenset[str]
+    tags: frozenset[str]
+
+    def filter(self) -> Filter:
+        rows = (("_id", self.ids), ("c", self.compartments), ("t", self.tags))
+        return {"$nor": [{name: {"$in": sorted(values)}} for name, values in rows if values]}
+
+    def hides(self, id_: str, entries: Document) -> bool:
+        return id_ in self.ids or not (self.compartments.isdisjoint(entries["c"]) and self.tags.isdisjoint(entries["t"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Visible:
     """What a caller may see of a type: access keys (None: everything), checked again with their expiry in the second stage.
 
     ``owners``: the server itself looks at what these organisations own, and at nobody else's; ``parts``: what the token's
-    scopes reach of the type, None for all of it.
+    scopes reach of the type, None for all of it; ``withheld``: what of it patients keep from the caller.
     """
 
     keys: tuple[str, ...] | None
     owners: frozenset[str] | None = None
     parts: tuple[Part, ...] | None = None
+    withheld: Withheld | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether it looks at what is in a resource, beside whose it is."""
+        return self.parts is not None or self.withheld is not None
 
     def first(self) -> Filter:
         return {} if self.keys is None else {"acl": {"$in": list(self.keys)}}
@@ -57,16 +79,19 @@ class Visible:
             return []
         keys = {"$in": list(self.keys)}
         held = {"$or": [{"base": keys}, {"grants": {"$elemMatch": {"key": keys, "until": {"$gt": now}}}}]}
-        if self.parts is None:
-            return [held]
-        return [held, {"$or": [part.filter() for part in self.parts]} if self.parts else {"_id": {"$in": []}}]
+        found: list[Filter] = [held] if self.withheld is None else [held, self.withheld.filter()]
+        if self.parts is not None:
+            found.append({"$or": [part.filter() for part in self.parts]} if self.parts else {"_id": {"$in": []}})
+        return found
 
     def shows(self, document: Document, now: int) -> bool:
         """Of a current document with its entries ``t`` and ``c``."""
         return self.admits(document, now) and self.reaches(document["_id"], document)
 
     def reaches(self, id_: str, entries: Document) -> bool:
-        """Whether the scopes do."""
+        """Whether the scopes do, and no patient keeps it back."""
+        if self.withheld is not None and self.withheld.hides(id_, entries):
+            return False
         return self.parts is None or any(part.holds(id_, entries) for part in self.parts)
 
     def admits(self, document: Document, now: int) -> bool:

@@ -1,7 +1,9 @@
 """The operations, one file each: those of the standard, and the reading network's own."""
 
 from fhirserver.definitions import Operation
+from fhirserver.operations.access_log import ACCESS_LOG
 from fhirserver.operations.assign import ASSIGN
+from fhirserver.operations.break_glass import BREAK_GLASS
 from fhirserver.operations.claim import CLAIM
 from fhirserver.operations.dispatch import DISPATCH
 from fhirserver.operations.everything import PATIENT_EVERYTHING
@@ -27,4 +29,6 @@ OPERATIONS: tuple[Operation, ...] = (
     META_DELETE,
     PATIENT_EVERYTHING,
     PATIENT_MATCH,
+    BREAK_GLASS,
+    ACCESS_LOG,
 )

@@ -23,7 +23,7 @@ from fhirserver.workflow.eligibility import within
 DESTINATIONS = ("on-site", "central", "organization", "practitioner")
 READ_TYPES = ("preliminary", "final")
 _SERVERS_OWN = frozenset({"template", "order-version", "lease-until"})
-MADE_BY_OPERATIONS = frozenset({"coordinate", "read", "second-read", "arbitration", "reconcile"})
+MADE_BY_OPERATIONS = frozenset({"coordinate", "read", "second-read", "arbitration", "reconcile", coding.EMERGENCY})
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
@@ -65,6 +65,10 @@ def dispatch(
     if not order.data["subject"].get("reference", "").startswith("Patient/"):
         raise BusinessRule("The order's patient is one of the ordering organisation's, by reference.", "ServiceRequest.subject")
     _agreed(ctx, order.stored.owner, fulfiller)
+    if order.data["subject"]["reference"] in ctx.withheld_from(fulfiller):
+        raise BusinessRule(
+            "The patient has restricted their record: it is not shared with this organisation.", "ServiceRequest.subject"
+        )
     _complete(order.data)
     _readable(ctx, order, fulfiller, task)
     there = work.answering(ctx, order)

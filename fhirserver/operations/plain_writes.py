@@ -12,6 +12,7 @@ from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.dispatch import task_create
 from fhirserver.operations.prioritize import follow
 from fhirserver.operations.task_status import stop, task_update
+from fhirserver.resources.consent import SIGNAL as CONSENTS
 from fhirserver.resources.questionnaire_response import is_draft
 from fhirserver.search import custom
 from fhirserver.sharing import share_again
@@ -175,12 +176,34 @@ def _served(ctx: Context, document: Document) -> None:
     ctx.changes.signals.add(SEARCH_PARAMETERS)
 
 
+# ---------------------------------------------------------------- Consent
+
+
+def consent_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """A restriction holds from the next request on, on every worker within seconds."""
+    ctx.changes.signals.add(CONSENTS)
+    return create(ctx, request, type_)
+
+
+def consent_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    ctx.changes.signals.add(CONSENTS)
+    return update(ctx, request, type_, id_)
+
+
+def consent_delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    ctx.changes.signals.add(CONSENTS)
+    return delete(ctx, request, type_, id_)
+
+
 # ---------------------------------------------------------------- which write is whose
 
 PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("create", "SearchParameter"): parameter_create,
     ("update", "SearchParameter"): parameter_update,
     ("delete", "SearchParameter"): parameter_delete,
+    ("create", "Consent"): consent_create,
+    ("update", "Consent"): consent_update,
+    ("delete", "Consent"): consent_delete,
     ("create", "Task"): task_create,
     ("update", "Task"): task_update,
     ("create", "ServiceRequest"): order_create,

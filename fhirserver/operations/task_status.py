@@ -29,17 +29,15 @@ def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -
     if current is None:
         return task_create(ctx, request, type_, id_)
     new = relative(parse_resource(request.body, "Task").data, ctx.base)
+    if coding.EMERGENCY in coding.codes(current.data.get("code"), coding.TASK_TYPE):
+        return _reviewed(ctx, request, type_, current, new)
     if not (work.is_coordination(current.data) or work.is_attempt(current.data)):
         if coding.codes(new.get("code"), coding.TASK_TYPE) != coding.codes(current.data.get("code"), coding.TASK_TYPE):
             unmade(new)
         return update(ctx, request, type_, id_)
     check_if_match(request, current.stored)
     wrong = states.transition("Task", current.status, new["status"])
-    changed = sorted(name for name in {*new, *current.data} - _MAY_CHANGE if new.get(name) != current.data.get(name))
-    if changed:
-        raise BusinessRule(
-            "Of this Task the status alone is changed by a plain write; use the operations.", f"Task.{changed[0]}"
-        )
+    _status_alone(current, new)
     if wrong:
         raise Invalid(wrong[0].diagnostics, issues=wrong)
     if new["status"] == current.status:
@@ -48,6 +46,22 @@ def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -
     if act is None:
         raise BusinessRule("This status is reached through the operations alone.", "Task.status")
     return written(ctx, request, act(ctx, current, new), 200)
+
+
+def _status_alone(current: Item, new: Document) -> None:
+    changed = sorted(name for name in {*new, *current.data} - _MAY_CHANGE if new.get(name) != current.data.get(name))
+    if changed:
+        raise BusinessRule(
+            "Of this Task the status alone is changed by a plain write; use the operations.", f"Task.{changed[0]}"
+        )
+
+
+def _reviewed(ctx: Context, request: Request, type_: ResourceType, current: Item, new: Document) -> Reply:
+    """The review of an emergency access: what it was stays, how it was judged is the quality office's."""
+    if not ctx.principal.acts_as("quality"):
+        raise Forbidden("An emergency access is reviewed in the role of quality.")
+    _status_alone(current, new)
+    return update(ctx, request, type_, current.stored.id)
 
 
 def _same_status(ctx: Context, request: Request, task: Item, new: Document) -> Reply:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fhirserver import r4
 from fhirserver.definitions import ResourceType
 from fhirserver.resources.audit_event import AUDIT_EVENT
+from fhirserver.resources.consent import CONSENT
 from fhirserver.resources.diagnostic_report import DIAGNOSTIC_REPORT
 from fhirserver.resources.directory import (
     ENDPOINT,
@@ -44,6 +45,7 @@ _ADDING: tuple[ResourceType, ...] = (
     ResourceType("Questionnaire", base_keys=everyone),
     QUESTIONNAIRE_RESPONSE,
     ResourceType("Communication", sorts=("sent",)),
+    CONSENT,
     PROVENANCE,
     AUDIT_EVENT,
     SEARCH_PARAMETER,

@@ -67,7 +67,7 @@ class Reader:
     def get(self, type_: str, id_: str, visible: Visible) -> Stored | None:
         """The current version, deleted or not; None where there is none or it is hidden."""
         with translated():
-            document = self._current[type_].find_one({"_id": id_}, _HIDDEN if visible.parts is None else _JUDGED)
+            document = self._current[type_].find_one({"_id": id_}, _JUDGED if visible.judges else _HIDDEN)
         return stored_from(type_, document) if document and visible.shows(document, self._clock()) else None
 
     def fetch(self, type_: str, ids: Iterable[str], visible: Visible) -> list[Stored]:
@@ -76,7 +76,7 @@ class Reader:
         if not wanted:
             return []
         with translated():
-            found = list(self.database[type_].find({"_id": {"$in": wanted}}, _HIDDEN if visible.parts is None else _JUDGED))
+            found = list(self.database[type_].find({"_id": {"$in": wanted}}, _JUDGED if visible.judges else _HIDDEN))
         return [stored_from(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
 
     def business_keys(self, type_: str, keys: list[str], visible: Visible) -> set[str]:
@@ -151,7 +151,7 @@ class Reader:
             if seen is None or document is None:
                 continue
             admitted = seen.admits(document, now) and seen.admits_version(row, document, now)
-            if admitted and (seen.parts is None or seen.reaches(document["_id"], self._entries_of(row))):
+            if admitted and (not seen.judges or seen.reaches(document["_id"], self._entries_of(row))):
                 shown.append(row)
         return [version_from(row) for row in (self._current_in(shown, at) if at else shown)]
 

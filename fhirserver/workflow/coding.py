@@ -23,6 +23,9 @@ SERVICE_TYPE = "urn:fhirserver:CodeSystem:service-request-type"
 ORDER_DEFAULTS = "urn:fhirserver:StructureDefinition:order-defaults"
 TIMEZONE = "http://hl7.org/fhir/StructureDefinition/timezone"
 
+# A kind of Task that the server makes: the review of an access that overrode a patient's restriction.
+EMERGENCY = "emergency-access"
+
 IMAGING: Document = {"system": SNOMED, "code": "363679005", "display": "Imaging"}
 ACCESSION: Document = {"system": V2_0203, "code": "ACSN"}
 DIAGNOSTIC_IMAGING_REPORT: Document = {"system": LOINC, "code": "18748-4", "display": "Diagnostic imaging study"}
