@@ -32,14 +32,29 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """A line of the log of accesses. ``kinds`` are resource types, ``what`` an interaction or an operation."""
+
+    when: str
+    organization: str
+    who: str
+    what: str
+    kinds: tuple[str, ...]
+    emergency: bool
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """What is asked of the record, always as the person: what they may not see, they cannot launch on.
 
     ``context``: a reference -> patient, encounter, fhirContext; None where it is hidden. ``choices``: (type, words, patient).
+    ``accesses``: a patient's title and the log of their record; None where it is not to be told to the person.
     """
 
     context: Callable[[Principal, str], Context | None]
     choices: Callable[[Principal, str, str, str | None], list[Choice]]
+    accesses: Callable[[Principal, str], tuple[str, list[Access]] | None]
 
 
 def principal_of(person: Mapping[str, Any]) -> Principal:

@@ -23,6 +23,7 @@ from auth.authorize import Authorization, Records
 from auth.external import Providers
 from auth.keys import Seal
 from auth.launch import Launch
+from auth.log import AccessLog
 from auth.server import Answer, Pairs, Server
 from auth.visit import Shown, Visit, failure, form_token, new_visit
 
@@ -117,6 +118,7 @@ def install(
         ("logout", account.logout, ["GET", "POST"]),
         ("apps", account.apps, ["GET", "POST"]),
         ("launch", launch.opened, ["GET", "POST"]),
+        ("log", AccessLog(records).shown, ["GET"]),
     )
     for path, show, methods in shown:
         app.add_route(f"/auth/{path}", page_endpoint(show), methods=methods)

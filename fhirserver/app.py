@@ -179,7 +179,7 @@ class Installation:
         self.trail.append(Line(principal, trail.SECURITY, self.clock(), outcome, operation=event.what))
 
     def records(self) -> Records:
-        return Records(self.launching.context, self.launching.choices)
+        return Records(self.launching.context, self.launching.choices, self.launching.accesses)
 
     def unavailable(self, error: Exception) -> bool:
         return isinstance(error, (Unavailable, ConnectionFailure))

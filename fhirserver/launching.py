@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from auth.authorize import Choice
+from auth.authorize import Access, Choice
 from auth.principal import Principal
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import FHIRError
@@ -81,6 +81,17 @@ class Launching:
         rows = self._search(principal, type_, *([("subject", f"Patient/{patient}")] if patient else []))
         return [Choice(f"{type_}/{row['id']}", _titled(row), _detail(row)) for row in rows]
 
+    def accesses(self, principal: Principal, patient: str) -> tuple[str, list[Access]] | None:
+        """A patient's title, and who saw their record; None where it is not told to this person."""
+        found = self._read(principal, f"Patient/{patient}")
+        if found is None:
+            return None
+        try:
+            reply = dispatch(self._new_context(principal), Request("GET", f"Patient/{patient}/$access-log"))
+        except FHIRError:
+            return None
+        return _person(found), [_access(row["part"]) for row in loads(reply.body).get("parameter", ())]
+
     def _read(self, principal: Principal, reference: str) -> Document | None:
         try:
             reply = dispatch(self._new_context(principal), Request("GET", reference))
@@ -126,3 +137,17 @@ def _detail(row: Document) -> str:
     period = row.get("period", {}).get("start") if isinstance(row.get("period"), dict) else None
     when = row.get("started") or row.get("effectiveDateTime") or row.get("issued") or row.get("authoredOn") or period or ""
     return " · ".join(part for part in (when[:16].replace("T", " "), row.get("status", "")) if part)
+
+
+def _access(parts: list[Document]) -> Access:
+    said = {part["name"]: part for part in parts}
+    who = said.get("person", {}).get("valueReference", {}).get("display") or said.get("system", {}).get("valueString", "")
+    return Access(
+        when=said["when"]["valueInstant"][:19].replace("T", " "),
+        organization=said.get("organization", {}).get("valueReference", {}).get("display", ""),
+        who=who,
+        what=said["what"]["valueCode"],
+        kinds=tuple(part["valueCode"] for part in parts if part["name"] == "category"),
+        emergency="emergency" in said,
+        refused="refused" in said,
+    )

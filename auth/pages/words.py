@@ -74,6 +74,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "error_expired": ("This request is over, or belongs to another session. Go back to the app and start again.", "To żądanie wygasło lub należy do innej sesji. Wróć do aplikacji i zacznij od nowa."),
     "error_again": ("This form was too old or from another page. Go back and try again.", "Ten formularz był nieaktualny lub pochodził z innej strony. Wróć i spróbuj ponownie."),
     "error_focus": ("There is nothing that you may see here.", "Nie ma tu niczego, do czego masz dostęp."),
+    "log_title": ("Who saw this record", "Kto miał dostęp do tej dokumentacji"),
+    "log_text": ("The newest first; times are UTC.", "Od najnowszych; czas UTC."),
+    "log_none": ("Nobody yet.", "Jeszcze nikt."),
+    "log_emergency": ("emergency", "dostęp w nagłym wypadku"),
+    "log_refused": ("refused", "odmowa"),
     "home": ("To the start page", "Do strony głównej"),
 }  # fmt: skip
 

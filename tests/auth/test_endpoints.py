@@ -273,3 +273,17 @@ def test_polish_is_spoken_where_it_is_preferred(server, people):
     assert "Zaloguj się" in person.http.get("/auth/login?lang=pl").text
     assert "Zaloguj się" in person.http.get("/auth/login").text  # and stays
     assert App("app", CALLBACK, SCOPE).state != ""
+
+
+def test_the_log_of_accesses_is_a_page_for_the_facilitys_clerk(server, people, person):
+    chosen = people["patients"][0]
+    other = Person(server.app)
+    other.sign_in("anna")
+    other.http.get(f"/auth/launch?focus=Patient/{chosen}")
+    server.installation.store_audit()
+    page = person.sign_in("clerk", page=person.follow(person.http.get(f"/auth/log?patient={chosen}")))
+    assert "Who saw this record" in page.text
+    assert "anna@pages" in page.text
+    assert other.http.get(f"/auth/log?patient={chosen}").status_code == 404  # a reader is not told
+    missing = person.http.get("/auth/log?patient=00000000-0000-4000-8000-000000000000")
+    assert missing.status_code == 404
