@@ -36,8 +36,9 @@ format: $(STAMP) ## put the code into shape
 bench: $(STAMP) ## the table of speed and memory
 	$(BIN)/python bench/rest.py
 
-conformance: $(STAMP) ## write docs/conformance.md
+conformance: $(STAMP) ## write docs/conformance.md and docs/smart-requirements.md
 	$(BIN)/python -m fhirserver.conformance > docs/conformance.md
+	$(BIN)/python tests/auth/requirements.py
 
 test-tools: ## programs beyond Python that some tests use (Debian)
 	@command -v dcmdump >/dev/null || (apt-get update -qq && apt-get install -y -qq dcmtk >/dev/null) \

@@ -43,7 +43,7 @@ def _found(store: AuthStore, text: str) -> Token | None:
 
 
 class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
-    """For clients of which an administrator says so (the scope ``introspect``) any token; for others their own."""
+    """For clients of which an administrator says so (the scope ``__introspect``) any token; for others their own."""
 
     CLIENT_AUTH_METHODS = METHODS
 

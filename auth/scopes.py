@@ -15,7 +15,7 @@ LEVELS = frozenset({"patient", "user", "system"})
 IDENTITY = ("openid", "fhirUser", "profile")
 OFFLINE, ONLINE = "offline_access", "online_access"
 # https://hl7.org/fhir/smart-app-launch/STU2.2/token-introspection.html: "an appropriate Bearer token"
-INTROSPECT = "introspect"
+INTROSPECT = "__introspect"  # "any string starting with __": not SMART's own
 # what a launch can be in the context of, as launch/… names it, and the resource type
 CONTEXTS = {
     "patient": "Patient",

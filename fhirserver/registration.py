@@ -160,6 +160,8 @@ def _client_add(options: argparse.Namespace, settings: Settings, store: AuthStor
         redirect_uris=tuple(options.redirect_uri), launch_uri=options.launch_uri, name=options.name or "",
     )  # fmt: skip
     print(f"client {options.id}: {options.scope}" + ("" if new else " (was there: replaced)"))
+    if jwks:
+        print("when its keys change, register it again; with a URL of its key set that is not needed")
     if options.secret == "-":
         print(secret)
 

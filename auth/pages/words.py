@@ -115,7 +115,7 @@ _SPECIAL: dict[str, tuple[str, str]] = {
     "profile": ("know your name", "znać Twoje imię i nazwisko"),
     "offline_access": ("keep access when you are not there", "zachować dostęp pod Twoją nieobecność"),
     "online_access": ("keep access while you are signed in", "zachować dostęp, dopóki jesteś zalogowany"),
-    "introspect": ("check other apps' access", "sprawdzać dostęp innych aplikacji"),
+    "__introspect": ("check other apps' access", "sprawdzać dostęp innych aplikacji"),
     "launch": ("know from where it was opened", "wiedzieć, skąd ją otwarto"),
 }
 _CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"

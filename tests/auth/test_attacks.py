@@ -31,7 +31,7 @@ RSA = RSAKey.generate_key(2048, {"kid": "rsa"})
 @pytest.fixture(scope="module")
 def http(server, people):
     keys = {"keys": [KEY.as_dict(private=False), RSA.as_dict(private=False)]}
-    server.auth.clients.add("asym", "system/*.rs introspect", jwks=keys, organization="hospital")
+    server.auth.clients.add("asym", "system/*.rs __introspect", jwks=keys, organization="hospital")
     server.auth.clients.add("plain", "system/*.rs", secret="a-secret-of-some-length", organization="hospital")
     return TestClient(server.app, base_url=BASE)
 
@@ -96,13 +96,13 @@ FORGED = {
 }  # fmt: skip
 
 
-@pytest.mark.requirement("335 336 337 338 340")
+@pytest.mark.requirement("249 335 336 337 338 340")
 @pytest.mark.parametrize("forgery", FORGED.values(), ids=FORGED)
 def test_a_forged_assertion_is_refused(http, forgery):
     assert refused(http.post("/auth/token", data=asking(forgery())))
 
 
-@pytest.mark.requirement("253 310")
+@pytest.mark.requirement("253 310 326 357")
 def test_the_same_assertion_unforged_is_taken(http):
     assert http.post("/auth/token", data=asking(signed())).status_code == 200
     assert http.post("/auth/token", data=asking(signed(RSA, "RS384"))).status_code == 200

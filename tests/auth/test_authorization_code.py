@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from base64 import urlsafe_b64decode
 
@@ -24,7 +25,7 @@ def tokens(person, app, name="anna", **how):
     return reply.json()
 
 
-@pytest.mark.requirement("57 59 73 74 75 78 80 81 84 164 168 170 200")
+@pytest.mark.requirement("57 59 73 74 75 78 80 81 84 85 134 164 168 170 200 205 346 355")
 def test_a_standalone_launch_gives_a_token_for_the_chosen_patient(server, person, app, people):
     chosen = people["patients"][1]
     told = consent(person, app, name="anna", pick=f"Patient/{chosen}")
@@ -35,6 +36,7 @@ def test_a_standalone_launch_gives_a_token_for_the_chosen_patient(server, person
     assert reply.headers["pragma"] == "no-cache"
     assert (body["token_type"], body["patient"], body["scope"]) == ("Bearer", chosen, SCOPE)
     assert 0 < body["expires_in"] <= 3600
+    assert re.fullmatch(r"[A-Za-z0-9_~+/.-]{20,100}", body["access_token"])
     api = fhir(server, body["access_token"])
     assert api.get(f"Patient/{chosen}").status_code == 200
     assert [e["resource"]["id"] for e in api.get("Patient").json()["entry"]] == [chosen]
@@ -43,7 +45,7 @@ def test_a_standalone_launch_gives_a_token_for_the_chosen_patient(server, person
     assert api.get("Practitioner/hospital-anna").status_code == 200  # the own fhirUser
 
 
-@pytest.mark.requirement("198 200 203 207 209 210")
+@pytest.mark.requirement("198 200 203 207 209 210 358")
 def test_the_id_token_is_signed_and_names_the_user(server, person, app):
     body = tokens(person, app)
     header, claims = (json.loads(urlsafe_b64decode(part + "==")) for part in body["id_token"].split(".")[:2])
@@ -156,7 +158,7 @@ def test_denying_tells_the_app_so(person, app):
     assert (told["error"], told["state"], told["iss"]) == ("access_denied", app.state, BASE)
 
 
-@pytest.mark.requirement("79 145")
+@pytest.mark.requirement("79 115 145")
 def test_a_person_takes_scopes_away_and_narrows_one_to_a_part(server, person, app):
     vital = "patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs"
     body = tokens(person, app, scopes=["openid", "patient/Patient.rs", "patient/Observation.rs", vital])
@@ -172,11 +174,12 @@ def test_a_person_cannot_be_made_to_grant_more_than_was_asked(person, app):
     assert body["scope"] == "patient/Patient.rs"
 
 
+@pytest.mark.requirement("197")
 def test_who_is_no_practitioner_is_not_asked_for_fhiruser(person, app):
     assert "fhirUser" not in tokens(person, app, name="clerk")["scope"]
 
 
-@pytest.mark.requirement("126 127 128")
+@pytest.mark.requirement("126 127 128 369")
 def test_version_1_scopes_are_told_as_they_were_asked_for(server, person, people):
     app = App("app", CALLBACK, "launch/patient patient/Observation.read")
     body = tokens(person, app)
@@ -185,7 +188,7 @@ def test_version_1_scopes_are_told_as_they_were_asked_for(server, person, people
     assert fhir(server, body["access_token"]).post("Observation", json={}).status_code == 403
 
 
-@pytest.mark.requirement("101 103 104 109 113 114")
+@pytest.mark.requirement("101 103 104 109 113 114 365")
 def test_refreshing_rotates_and_an_old_token_ends_the_family(server, person, app):
     first = tokens(person, app)
     second = app.refresh(person.http, first["refresh_token"]).json()
@@ -221,6 +224,7 @@ def test_codes_and_refresh_tokens_are_bound_to_their_client(person, app, people)
     assert app.refresh(person.http, body["refresh_token"]).status_code == 200
 
 
+@pytest.mark.requirement("356")
 def test_a_confidential_client_must_prove_itself(person, people):
     app = App("server-app", CALLBACK, SCOPE, secret="app-secret")
     code = consent(person, app, name="anna")["code"]

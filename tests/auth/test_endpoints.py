@@ -19,7 +19,7 @@ from auth.store import AuthStore
 
 @pytest.fixture(scope="module")
 def http(server, people):
-    server.auth.clients.add("resource-server", "system/*.rs introspect", secret="of-the-archive", organization="hospital")
+    server.auth.clients.add("resource-server", "system/*.rs __introspect", secret="of-the-archive", organization="hospital")
     return TestClient(server.app, base_url=BASE)
 
 
@@ -31,7 +31,7 @@ def body(person, app, http):
 # ---------------------------------------------------------------- introspection
 
 
-@pytest.mark.requirement("271 272 273 274 275 276 277 278 279 280 283")
+@pytest.mark.requirement("99 269 271 272 273 274 275 276 277 278 279 280 281 283")
 def test_introspection_tells_what_the_token_answer_told(http, body):
     told = http.post(
         "/auth/introspect", data={"token": body["access_token"]}, auth=("resource-server", "of-the-archive")
@@ -45,9 +45,9 @@ def test_introspection_tells_what_the_token_answer_told(http, body):
 
 @pytest.mark.requirement("282")
 def test_introspection_by_bearer_token(server, http, body):
-    form = {"grant_type": "client_credentials", "scope": "system/Patient.rs introspect"}
+    form = {"grant_type": "client_credentials", "scope": "system/Patient.rs __introspect"}
     plain = http.post("/auth/token", data=form, auth=("resource-server", "of-the-archive")).json()
-    token = server.auth.issue(server.auth.clients.get("resource-server"), None, "introspect", 60)
+    token = server.auth.issue(server.auth.clients.get("resource-server"), None, "__introspect", 60)
     for bearer, status in ((token, 200), (plain["access_token"], 401), ("nonsense", 401)):
         reply = http.post(
             "/auth/introspect", data={"token": body["access_token"]}, headers={"Authorization": f"Bearer {bearer}"}
@@ -102,7 +102,9 @@ def test_revocation_of_nothing_is_200_and_of_anothers_is_refused(http, body, app
 # ---------------------------------------------------------------- discovery and CORS
 
 
-@pytest.mark.requirement("30 228 285 286 287 288 289 372 373 374 377 378 380 381 382 383 384 385 389 390 391 392 393 394")
+@pytest.mark.requirement(
+    "30 228 285 286 287 288 289 372 373 374 376 377 378 380 381 382 383 384 385 386 389 390 391 392 393 394"
+)
 def test_smart_configuration_promises_what_is_there(http):
     reply = http.get("/fhir/.well-known/smart-configuration", headers={"Accept": "application/fhir+xml"})
     told = reply.json()
