@@ -6,6 +6,7 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
 import re
@@ -29,12 +30,28 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _Connection(http.client.HTTPSConnection):
+    """Looks once more at where it got to: a name may resolve otherwise the second time."""
+
+    def connect(self) -> None:
+        super().connect()
+        tunnelled = getattr(self, "_tunnel_host", None)  # a proxy has its own rules
+        if not tunnelled and self.host not in _LOCAL and not ipaddress.ip_address(self.sock.getpeername()[0]).is_global:
+            self.close()
+            raise OSError("inside a private network")
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Connection, request)
+
+
 class KeySets:
     """URL -> key set."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[float, float, dict[str, Any]]] = {}  # until, fetched, keys
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = urllib.request.build_opener(_NoRedirect, _Https)
 
     def get(self, url: str, *, again: bool = False) -> dict[str, Any] | None:
         """None where the URL is not acceptable or gives no key set. ``again``: the kept one lacks a key, look whether the client

@@ -85,6 +85,7 @@ _PLACES = (
     ("/fhir/metadata", "CapabilityStatement: what FHIR is served", True),
     ("/fhir", "FHIR R4 base", False),
     ("/dicomweb", "DICOMweb: STOW-RS, QIDO-RS, WADO-RS", False),
+    ("/auth/apps", "Sign in; the apps that you let in", True),
     ("/auth/token", "OAuth 2.0 token endpoint", False),
     ("/.well-known/smart-configuration", "SMART discovery", True),
     ("/readyz", "Whether it can serve", True),
@@ -106,6 +107,11 @@ def _demo(told: Mapping[str, Any]) -> list[str]:
         [escape(login["who"]), escape(login["organization"]), f"<code>{escape(login['token'])}</code>"]
         for login in told["logins"]
     ]
+    people = [
+        [f"<code>{escape(login['user'])}</code>", f"<code>{escape(login['password'])}</code>"]
+        for login in told["logins"]
+        if "user" in login
+    ]
     curls = [f"<p>{escape(what)}</p><pre>{escape(command)}</pre>" for what, command in told["curl"]]
     return [
         "<h2>Try it</h2>",
@@ -113,6 +119,9 @@ def _demo(told: Mapping[str, Any]) -> list[str]:
         "<h2>Tokens of the demo</h2>",
         '<p class="soft">Good for 12 hours. Shown to this machine alone; people and patients are invented.</p>',
         _table(("Who", "Organisation", "Token"), logins),
+        "<h2>People of the demo</h2>",
+        '<p class="soft">They sign in at <code>/auth/login</code>.</p>',
+        _table(("User name", "Password"), people),
         "<h2>Orders, one for each state</h2>",
         _table(("Row", "State", "Facility", "Patient", "Order"), orders),
     ]

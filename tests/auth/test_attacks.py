@@ -421,3 +421,24 @@ def test_login_consent_token_refusal_and_revocation_are_in_the_audit(server, per
     own = as_("centre").get("AuditEvent?type=http://dicom.nema.org/resources/ontology/DCM|110114&_count=200").json()
     rows = [(e["resource"]["subtype"][-1]["code"], e["resource"]["outcome"]) for e in own["entry"]]
     assert {("revoke", "0"), ("token", "4")} <= set(rows)  # what names no person is the app's organisation's
+
+
+def test_a_name_that_resolves_otherwise_the_second_time_gives_no_key_set(monkeypatch):
+    """DNS rebinding: public when it is looked at, inside the network when it is asked."""
+    import socket
+
+    asked = []
+
+    def resolve(host, port, *_, **__):
+        asked.append(host)
+        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        url = f"https://keys.example:{listening.getsockname()[1]}/jwks"
+        monkeypatch.setattr(jwks, "_TIMEOUT", 1)
+        assert jwks.KeySets().get(url) is None
+    assert asked == ["keys.example", "keys.example"]
