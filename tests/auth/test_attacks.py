@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qsl, urlsplit
@@ -423,22 +425,35 @@ def test_login_consent_token_refusal_and_revocation_are_in_the_audit(server, per
     assert {("revoke", "0"), ("token", "4")} <= set(rows)  # what names no person is the app's organisation's
 
 
-def test_a_name_that_resolves_otherwise_the_second_time_gives_no_key_set(monkeypatch):
-    """DNS rebinding: public when it is looked at, inside the network when it is asked."""
-    import socket
+@pytest.mark.parametrize("answers", [("8.8.8.8", "127.0.0.1"), ("8.8.8.8", "8.8.8.8")], ids=["elsewhere", "the same"])
+def test_a_name_that_resolves_otherwise_the_second_time_gives_no_key_set(monkeypatch, published, answers):
+    """DNS rebinding: public when it is looked at, inside the network when it is asked. Plain HTTP stands for TLS here."""
+    told = iter(answers)
+    port = urlsplit(published).port
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(told), port))]
+    )
 
-    asked = []
+    def connect(self) -> None:
+        socket.getaddrinfo(self.host, self.port)
+        self.sock = socket.socket()
+        self.sock.connect(("127.0.0.1", port))
+        if answers[1] != "127.0.0.1":  # it got where it was sent
+            self.sock = Elsewhere(self.sock)
 
-    def resolve(host, port, *_, **__):
-        asked.append(host)
-        address = "8.8.8.8" if len(asked) == 1 else "127.0.0.1"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+    monkeypatch.setattr(HTTPSConnection, "connect", connect)
+    found = jwks.KeySets().get(f"https://keys.example:{port}/jwks")
+    assert (found is None) is (answers[1] == "127.0.0.1")
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        url = f"https://keys.example:{listening.getsockname()[1]}/jwks"
-        monkeypatch.setattr(jwks, "_TIMEOUT", 1)
-        assert jwks.KeySets().get(url) is None
-    assert asked == ["keys.example", "keys.example"]
+
+class Elsewhere:
+    """A connection to a public address."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+
+    def getpeername(self) -> tuple[str, int]:
+        return "8.8.8.8", 443
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
