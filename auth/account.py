@@ -142,7 +142,7 @@ class Account:
         rows: list[dict[str, Any]] = []
         for grant in self._store.grants.of_user(visit.person["_id"]):
             client = self._store.clients.get(grant["client"])
-            if client and (grant["access"] != "online" or self._store.people.session_alive(grant["session"])):
+            if client and self._store.in_use(grant):
                 rows.append({"grant": grant, "client": client, "scopes": grant["scope"].split()})
         return page(visit, "apps", rows=rows)
 

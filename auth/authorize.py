@@ -152,9 +152,10 @@ class Authorization:
         if visit.method == "POST" and not visit.genuine():
             return failure(visit, "again", 403)
         context = dict(pending["context"])
-        if visit.method == "POST" and "pick" in visit.form:
-            context = self._picked(visit, tx, context)
-        kind = self._missing(request, visit, context)
+        kind = self._missing(request, context)
+        if visit.method == "POST" and kind and visit.form.get("pick") == kind:
+            context = self._picked(visit, tx, kind, context)
+        kind = self._missing(request, context)
         if kind:
             return self._picker(visit, request, tx, kind, context)
         if visit.method == "POST" and "decision" in visit.form:
@@ -169,7 +170,7 @@ class Authorization:
             return {}
         return self._store.grants.take_launch(handle, request.payload.client_id, visit.session["_id"])
 
-    def _missing(self, request: AskedRequest, visit: Visit, context: Context) -> str | None:
+    def _missing(self, request: AskedRequest, context: Context) -> str | None:
         """The type of the context that is asked for and not chosen."""
         offered = self._offered(request)
         wanted = {named[0] for text in offered if (named := launch(text))}
@@ -193,10 +194,10 @@ class Authorization:
             visit, "pick", tx=tx, kind=kind, rows=rows, words=words, app=client.document["name"], optional=kind != "Patient"
         )
 
-    def _picked(self, visit: Visit, tx: str, context: Context) -> Context:
+    def _picked(self, visit: Visit, tx: str, kind: str, context: Context) -> Context:
         """What was chosen, if the person may see it and it is of the patient chosen before."""
-        chosen, kind = visit.form.get("chosen", ""), visit.form["pick"]
-        if "skip" in visit.form and kind in CONTEXTS.values() and kind != "Patient":
+        chosen = visit.form.get("chosen", "")
+        if "skip" in visit.form and kind != "Patient":
             context["skipped"] = [*context.get("skipped", []), kind]
         elif chosen.startswith(f"{kind}/"):
             found = self._records.context(principal_of(visit.person), chosen)

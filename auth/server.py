@@ -25,12 +25,12 @@ from auth.clients import Client, client_auth_methods, proofs
 from auth.endpoints import Introspection, Revocation
 from auth.grants import GRANTS
 from auth.scopes import parse, special
-from auth.store import AuthStore, Document
+from auth.store import LONGEST_TOKEN, AuthStore, Document
 
 Answer = tuple[int, dict[str, str], str]
 Pairs = list[tuple[str, str]]
 
-ACCESS_SECONDS = 3600  # "SHOULD have a valid lifetime no greater than one hour"
+ACCESS_SECONDS = int(LONGEST_TOKEN)
 ID_TOKEN_SECONDS = 300
 _FAILURES, _WINDOW = 30, 60.0  # failed proofs of one client in so many seconds, before it has to wait
 _CONTEXT = ("patient", "encounter", "fhirContext", "intent", "need_patient_banner", "tenant")

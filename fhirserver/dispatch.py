@@ -283,6 +283,8 @@ def _operate(ctx: Context, request: Request, call: Call) -> Reply:
     if call.arguments and call.type and not operation.own_reach:
         access.reached(ctx, call.type, call.arguments[0], "u" if operation.affects_state else "r")
     result: Any = operation.handler(ctx, request, named | inputs)
+    if operation.type == "Resource" and operation.affects_state and call.type:
+        access.confined(ctx, call.type, call.arguments[0], "u")
     return parameters.answer(operation, result, lambda written: access.shows(ctx, written))
 
 

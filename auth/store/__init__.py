@@ -22,10 +22,11 @@ from auth.store.documents import Document, after, digest, left
 from auth.store.grants import Grants
 from auth.store.people import People, otpauth
 
-__all__ = ["AuthStore", "Document", "otpauth"]
+__all__ = ["LONGEST_TOKEN", "AuthStore", "Document", "otpauth"]
 
 _CACHE_SECONDS = 0.9  # "a revoked grant stops working within one second on every worker"
 _CACHE_SIZE = 10_000
+LONGEST_TOKEN = 3600.0  # seconds: "SHOULD have a valid lifetime no greater than one hour"
 
 
 class AuthStore:
@@ -68,8 +69,8 @@ class AuthStore:
         client = self.clients.get(token["client"])
         if client is None:
             return None
-        patient = token["patient"]
-        if token["grant"]:
+        patient = token.get("patient")
+        if token.get("grant"):
             grant = self.live_grant(token["grant"])
             if grant is None:
                 return None
@@ -96,6 +97,12 @@ class AuthStore:
         if grant["access"] == "online" and not self.people.session_alive(grant["session"]):
             return None
         return grant
+
+    def in_use(self, grant: Document) -> bool:
+        """Whether some token of it may still work."""
+        if grant["access"] == "none":
+            return left({"expires": grant["created"]}) > -LONGEST_TOKEN
+        return self.live_grant(grant["_id"]) is not None
 
     def issue(
         self, client: Mapping[str, Any], user: Mapping[str, Any] | None, scope: str, seconds: float, patient: str | None = None

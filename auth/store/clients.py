@@ -49,7 +49,8 @@ class Clients:
         return self._clients.replace_one({"_id": client_id}, document, upsert=True).matched_count == 0
 
     def get(self, client_id: str) -> Document | None:
-        return self._clients.find_one({"_id": client_id})
+        found = self._clients.find_one({"_id": client_id})
+        return {"name": client_id} | found if found else None
 
     def remove(self, client_id: str) -> bool:
         """Its tokens end with it."""

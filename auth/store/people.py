@@ -44,7 +44,14 @@ class People:
         return self._users.update_one({"_id": name}, {"$set": said, "$setOnInsert": new}, upsert=True).matched_count == 0
 
     def get(self, name: str) -> Document | None:
-        return self._users.find_one({"_id": name})
+        found = self._users.find_one({"_id": name})
+        return found if found is None or "sub" in found else self._completed(found)
+
+    def _completed(self, user: Document) -> Document:
+        """One that was registered before people signed in here."""
+        self._users.update_one({"_id": user["_id"], "sub": {"$exists": False}}, {"$set": {"sub": str(uuid.uuid4())}})
+        whole = self._users.find_one({"_id": user["_id"]}) or user
+        return {"display": user["_id"], "disabled": False} | whole
 
     def disable(self, name: str) -> bool:
         """Their tokens and sessions stop working."""
