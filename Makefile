@@ -41,8 +41,9 @@ conformance: $(STAMP) ## write docs/conformance.md and docs/smart-requirements.m
 	$(BIN)/python tests/auth/requirements.py
 
 test-tools: ## programs beyond Python that some tests use (Debian)
-	@command -v dcmdump >/dev/null || (apt-get update -qq && apt-get install -y -qq dcmtk >/dev/null) \
-	  || echo "test-tools: DCMTK could not be installed (Debian, as root); the tests that use it will be skipped"
+	@for tool in dcmdump:dcmtk node:nodejs npm:npm chromium:chromium; do \
+	  command -v $${tool%:*} >/dev/null || (apt-get update -qq && apt-get install -y -qq $${tool#*:} >/dev/null) \
+	  || echo "test-tools: $${tool#*:} could not be installed (Debian, as root); the tests that use it will be skipped"; done
 
 r4-tables: $(STAMP) ## make fhirserver/r4/*.json again from the official package
 	$(BIN)/python fhirserver/r4/generate.py

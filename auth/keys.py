@@ -74,7 +74,7 @@ def public_keys(jwks: dict[str, Any]) -> dict[str, Any]:
     """A client's key set, checked and without private parts. Error: ValueError."""
     try:
         keys = KeySet.import_key_set(jwks)  # type: ignore[arg-type]
-        found = [key.as_dict(private=False) for key in keys.keys if key.key_type in ("RSA", "EC")]
+        found = [_to_check_with(key.as_dict(private=False)) for key in keys.keys if key.key_type in ("RSA", "EC")]
     except (JoseError, KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a JSON Web Key Set") from error
     if not found:
@@ -89,6 +89,11 @@ def id_token_claims(token: str, jwks: dict[str, Any]) -> dict[str, Any] | None:
     except (JoseError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return dict(checked.claims)
+
+
+def _to_check_with(key: dict[str, Any]) -> dict[str, Any]:
+    """Without key_ops: clients publish their own ("sign"), which here would forbid to verify."""
+    return {name: value for name, value in key.items() if name != "key_ops"}
 
 
 # ---------------------------------------------------------------- what this server signs

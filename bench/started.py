@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,14 +18,15 @@ START_SECONDS = 60
 
 
 class Running:
-    """``fhirserver serve`` in a process of its own."""
+    """``fhirserver serve`` in a process of its own; with ``ca``, the file of who signed its certificate, over TLS."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, ca: Path | None = None, **settings: str) -> None:
         self.folder = folder
+        self.verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca)) if ca else True
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if ca else 'http'}://127.0.0.1:{self.port}"
         # A database of its own, unless it is given one
         self.environment = {name: value for name, value in os.environ.items() if name != "FHIRSERVER_MONGODB_URI"}
         self.environment |= {"FHIRSERVER_PORT": str(self.port)} | {f"FHIRSERVER_{k.upper()}": v for k, v in settings.items()}
@@ -51,7 +53,7 @@ class Running:
         while time.monotonic() - begun < START_SECONDS:
             assert self.process.poll() is None, self.log()
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}/readyz", timeout=2, verify=self.verify).status_code == 200:
                     return time.monotonic() - begun
             except httpx.TransportError:
                 pass
@@ -61,10 +63,10 @@ class Running:
     def log(self) -> str:
         return (self.folder / "serve.log").read_text()
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, given: str = "") -> str:
         done = subprocess.run(
             [sys.executable, "-m", "fhirserver", *arguments, "--data", str(self.folder / "data")],
-            env=self.environment, capture_output=True, text=True, timeout=60,
+            env=self.environment, capture_output=True, text=True, timeout=60, input=given,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -77,7 +79,8 @@ class Running:
         self.command("client", "add", id_, "--secret", f"secret of {id_}", "--scope", "system/*.cruds user/*.cruds", *place)
         who = ["--user", user] if user else []
         token = self.command("token", "--client", id_, "--scope", scope, *who)
-        self.clients.append(httpx.Client(base_url=f"{self.url}/fhir", headers={"Authorization": f"Bearer {token}"}, timeout=30))
+        headers = {"Authorization": f"Bearer {token}"}
+        self.clients.append(httpx.Client(base_url=f"{self.url}/fhir", headers=headers, timeout=30, verify=self.verify))
         return self.clients[-1]
 
     @property

@@ -47,8 +47,8 @@ class Launching:
             return {"patient": focus["id"], "title": _person(focus)}
         patient = _target(focus.get("subject"), "Patient")
         found: dict[str, Any] = {"title": _titled(focus)}
-        if patient and self._read(principal, f"Patient/{patient}"):
-            found["patient"] = patient
+        if patient and (person := self._read(principal, f"Patient/{patient}")):
+            found |= {"patient": patient, "title": f"{_titled(focus)} — {_person(person)}"}
         encounter = focus["id"] if type_ == "Encounter" else _target(focus.get("encounter"), "Encounter")
         if encounter and self._read(principal, f"Encounter/{encounter}"):
             found["encounter"] = encounter

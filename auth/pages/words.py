@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auth.scopes import CONTEXTS, Scope, launch, parse
+from auth.scopes import Scope, launch, parse
 
 LANGUAGES = ("en", "pl")
 NAMES = (("en", "English"), ("pl", "Polski"))
@@ -50,6 +50,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "consent_wildcard": ("every kind of record there is now and there will be", "każdy rodzaj danych, który jest teraz i który pojawi się w przyszłości"),
     "consent_where": ("After your decision you return to {where}", "Po decyzji wrócisz do {where}"),
+    "scope_line": ("{verbs} {what}", "{verbs}: {what}"),
     "allow": ("Allow", "Zezwól"),
     "deny": ("Deny", "Odmów"),
     "apps_title": ("Apps with access", "Aplikacje z dostępem"),
@@ -57,7 +58,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "apps_none": ("No app has access.", "Żadna aplikacja nie ma dostępu."),
     "since": ("since {when}", "od {when}"),
     "access_offline": ("also when you are not there", "także pod Twoją nieobecność"),
-    "access_online": ("while you are signed in", "gdy jesteś zalogowany"),
+    "access_online": ("while you are signed in", "podczas Twojej sesji"),
     "access_none": ("for an hour at most", "najwyżej przez godzinę"),
     "revoke": ("Revoke", "Odbierz dostęp"),
     "launch_title": ("Open in an app", "Otwórz w aplikacji"),
@@ -114,7 +115,7 @@ _SPECIAL: dict[str, tuple[str, str]] = {
     "fhirUser": ("know which practitioner you are", "wiedzieć, którym pracownikiem medycznym jesteś"),
     "profile": ("know your name", "znać Twoje imię i nazwisko"),
     "offline_access": ("keep access when you are not there", "zachować dostęp pod Twoją nieobecność"),
-    "online_access": ("keep access while you are signed in", "zachować dostęp, dopóki jesteś zalogowany"),
+    "online_access": ("keep access while you are signed in", "zachować dostęp podczas Twojej sesji"),
     "__introspect": ("check other apps' access", "sprawdzać dostęp innych aplikacji"),
     "launch": ("know from where it was opened", "wiedzieć, skąd ją otwarto"),
 }
@@ -143,7 +144,13 @@ _OWN = {
     "system": ("", ""),
 }
 _ONLY = ("only {what}", "tylko {what}")
-_CONTEXT = ("know which {what} it is about", "wiedzieć, czego dotyczy: {what}")
+_CONTEXT: dict[str, tuple[str, str]] = {
+    "patient": ("know which patient it is about", "wiedzieć, którego pacjenta dotyczy"),
+    "encounter": ("know which visit it is about", "wiedzieć, której wizyty dotyczy"),
+    "imagingstudy": ("know which study it is about", "wiedzieć, którego badania dotyczy"),
+    "diagnosticreport": ("know which report it is about", "wiedzieć, którego opisu dotyczy"),
+    "servicerequest": ("know which order it is about", "wiedzieć, którego zlecenia dotyczy"),
+}
 
 
 def kind(type_: str, code: str) -> str:
@@ -154,7 +161,7 @@ def scope(text: str, code: str) -> tuple[str, str]:
     """(what it is about, what the app may do) in plain language; of a scope that is not about resources the second is empty."""
     at = LANGUAGES.index(code)
     if named := launch(text):
-        return _CONTEXT[at].format(what=kind(CONTEXTS[named[0]], code)), ""
+        return _CONTEXT[named[0]][at], ""
     found = parse(text)
     if found is None:
         return _SPECIAL[text][at] if text in _SPECIAL else text, ""

@@ -53,8 +53,15 @@ class Person:
     """A browser with cookies and somebody at it."""
 
     def __init__(self, app: Any, base: str = BASE) -> None:
-        self.http = TestClient(app, base_url=base, follow_redirects=False)
+        self.http: httpx.Client = TestClient(app, base_url=base, follow_redirects=False)
         self.base = base
+
+    @classmethod
+    def at(cls, http: httpx.Client, base: str) -> Person:
+        """At a server that listens."""
+        person = cls.__new__(cls)
+        person.http, person.base = http, base
+        return person
 
     def follow(self, reply: httpx.Response) -> httpx.Response:
         """As long as it leads inside."""
