@@ -99,6 +99,14 @@ def reached(ctx: Context, type_: ResourceType, id_: str, letter: str) -> None:
         found(ctx, type_, id_, letter)
 
 
+def readable(ctx: Context, type_: ResourceType, id_: str) -> bool:
+    """Whether the caller may read it as this request leaves it."""
+    write = ctx.changes.writes.get((type_.name, id_))
+    if write is not None:
+        return visible(ctx.principal, type_, "r").reaches(id_, write.index)
+    return ctx.store.get(type_.name, id_, visible(ctx.principal, type_, "r")) is not None
+
+
 def confined(ctx: Context, type_: ResourceType, id_: str, letters: str) -> None:
     """What this request makes of a resource is within the scopes too: nothing is moved out of their reach, or into it."""
     write = ctx.changes.writes.get((type_.name, id_))

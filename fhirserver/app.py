@@ -185,7 +185,7 @@ class Installation:
         return isinstance(error, (Unavailable, ConnectionFailure))
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
-        touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner, ()) for owner, uid in rows)
+        touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner, (), ()) for owner, uid in rows)
         self.trail.append(Line(principal, "read", self.clock(), "0", touched, query, interaction))
 
     def archive(self) -> Archive:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 
 from auth.principal import Principal
 from fhirserver.errors import Invalid, Issue
-from fhirserver.messages import Context, Line, Touched
+from fhirserver.messages import Context, Line
 from fhirserver.moments import milliseconds
 from fhirserver.search.index import index
 from fhirserver.validation import Document, built, instant, loads, problems
-from fhirserver.versions import Write
+from fhirserver.versions import Touched, Write
 
 INTERACTION = "http://hl7.org/fhir/restful-interaction"
 CLIENTS = "urn:fhirserver:client"
@@ -52,8 +52,8 @@ def agents(principal: Principal) -> list[Document]:
 def event(principal: Principal, line: Line, touched: Iterable[Touched], query: str) -> Document:
     """An AuditEvent: who, on whose behalf, what was touched, whose it is, and how it ended."""
     rows = list(touched)
-    patients = dict.fromkeys(patient for _, _, of in rows for patient in of)
-    entities: list[Document] = [{"what": {"reference": reference}} for reference, _, _ in rows if reference not in patients]
+    patients = dict.fromkeys(patient for _, _, of, _ in rows for patient in of)
+    entities: list[Document] = [{"what": {"reference": reference}} for reference, *_ in rows if reference not in patients]
     entities += [{"what": {"reference": patient}} | _PATIENT for patient in patients]
     if query:
         entities.append({"query": base64.b64encode(query.encode()).decode(), "type": {"code": "2"}})
@@ -90,12 +90,28 @@ def _kind(line: Line) -> Document:
     }
 
 
-def events(line: Line) -> Iterator[tuple[str, Document]]:
-    """(organisation, event): the caller's own with everything, and each other owner's with what is theirs and no query."""
-    own = line.principal.organization
-    yield own, event(line.principal, line, line.touched, line.query)
-    for owner in sorted({owner for _, owner, _ in line.touched} - {own, ""}):
-        yield owner, event(line.principal, line, [row for row in line.touched if row[1] == owner], "")
+def events(line: Line) -> Iterator[tuple[list[str], Document]]:
+    """(access keys, event): the caller's own with everything, each other owner's with what is theirs and no query; and apart
+    what only a few may know of."""
+    own, few = line.principal.organization, sorted({keys for *_, keys in line.touched if keys})
+    rows = [row for row in line.touched if not row[3]]
+    if rows or not few:
+        yield [f"org/{own}"], event(line.principal, line, rows, "" if few else line.query)
+    for owner in sorted({owner for _, owner, *_ in rows} - {own, ""}):
+        yield [f"org/{owner}"], event(line.principal, line, [row for row in rows if row[1] == owner], "")
+    for keys in few:
+        yield list(keys), event(line.principal, line, [row for row in line.touched if row[3] == keys], line.query)
+
+
+def proofs(line: Line) -> Iterator[tuple[list[str] | None, Document]]:
+    """(access keys, None for those of the type; Provenance) of what was written."""
+    few = {reference: keys for reference, _, _, keys in line.touched if keys}
+    for activity, targets in line.made.items():
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for target in targets:
+            groups.setdefault(few.get(target.partition("/_history/")[0], ()), []).append(target)
+        for keys, some in groups.items():
+            yield list(keys) or None, proof(line.principal, instant(line.when), some, activity)
 
 
 def provenance(ctx: Context, targets: Iterable[str], activity: str, extra: Document | None = None) -> Document:
@@ -128,8 +144,8 @@ def record(ctx: Context, interaction: str, operation: str = "") -> None:
         if target not in proven:
             kind = operation or ("DELETE" if write.data is None else "UPDATE" if write.expected else "CREATE")
             made.setdefault(kind, []).append(target)
-    touched = [write.touched for write in writes] or [(f"{t}/{i}", "", ()) for (t, i), _, _ in ctx.changes.shares]
-    line = Line(ctx.principal, interaction, ctx.now, "0", tuple(touched), "", operation, made)
+    touched = [write.touched for write in writes] or [(f"{t}/{i}", "", (), ()) for (t, i), _, _ in ctx.changes.shares]
+    line = Line(ctx.principal, interaction, ctx.now, "0", (*touched, *ctx.changes.touched), "", operation, made)
     ctx.changes.line = (milliseconds(ctx.now), line.text())
 
 

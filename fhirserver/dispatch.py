@@ -262,7 +262,7 @@ def _write(ctx: Context, request: Request, type_: ResourceType, call: Call) -> R
         return plain if isinstance(plain, Reply) else perform(ctx, plain)
     if call.interaction == "patch":
         reply = interactions.patch(ctx, request, type_, call.arguments[0], update)
-        if not access.permitted(ctx.principal, type_, "r"):  # it would tell more than was sent
+        if not access.readable(ctx, type_, call.arguments[0]):  # it would tell more than was sent
             reply = replace(reply, body="")
     else:
         reply = way_to(call.interaction, type_)(ctx, request, type_, *call.arguments)

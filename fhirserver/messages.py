@@ -12,11 +12,7 @@ from auth.principal import Principal
 
 if TYPE_CHECKING:
     from fhirserver.store import Store
-    from fhirserver.versions import Changes
-
-
-# (reference, organisation that owns it, the patients whose it is)
-Touched = tuple[str, str, tuple[str, ...]]
+    from fhirserver.versions import Changes, Touched
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class Line:
     def read(cls, text: str | bytes) -> Line:
         ms, (client, user, organization, practitioner), interaction, outcome, touched, query, operation, made = json.loads(text)
         principal = Principal(client, organization, (), user, frozenset(), practitioner)
-        rows = tuple((reference, owner, tuple(patients)) for reference, owner, patients in touched)
+        rows = tuple((reference, owner, tuple(patients), tuple(*keys)) for reference, owner, patients, *keys in touched)
         when = datetime.fromtimestamp(ms / 1000, timezone.utc)
         return cls(principal, interaction, when, outcome, rows, query, operation, made)
 

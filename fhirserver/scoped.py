@@ -21,6 +21,8 @@ DIRECTORY = frozenset({
     "Medication", "Substance", "Questionnaire", "ValueSet", "CodeSystem", "StructureDefinition", "SearchParameter",
     "OperationDefinition", "CapabilityStatement", "PlanDefinition", "ActivityDefinition",
 })  # fmt: skip
+# One of them may tell of several patients: of those an app for one patient is told nothing.
+_OF_SEVERAL = frozenset({"AuditEvent", "Provenance"})
 _READING = frozenset("rs")
 _WHOLE = Part()
 
@@ -56,7 +58,7 @@ def _part(scope: Scope, patient: str | None, type_: ResourceType, letters: froze
         return Part(tags, id=patient)
     reference = f"Patient/{patient}"
     if r4.compartment_parameters("Patient", type_.name):
-        return Part(tags, compartment=reference)
+        return Part(tags, compartment=reference, alone=type_.name in _OF_SEVERAL)
     if code := _about_a_patient(type_):
         return Part((*tags, frozenset({f"{code}={reference}"})))
     return Part(tags) if type_.name in DIRECTORY and letters <= _READING else None

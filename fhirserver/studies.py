@@ -37,7 +37,7 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
         _reconcile(ctx, study, id_, patient, found)
     for order in orders:
         follow_order(ctx, study.owner, order, id_, resource.data)
-    return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,)),))
+    return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,), ()),))
 
 
 def _orders(ctx: Context, study: Study, patient: str, found: Match, known: Document) -> list[str]:

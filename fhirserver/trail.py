@@ -135,11 +135,10 @@ def _changes(store: Store, lines: list[tuple[str, Any]]) -> Changes:
     for id_, text in lines:
         line = _read(text)
         if line is not None:
-            for number, (owner, document) in enumerate(audit.events(line)):
-                _add(changes, store, f"{id_}-{number}", line, document, [f"org/{owner}"])
-            for number, (activity, targets) in enumerate(line.made.items()):
-                document = audit.proof(line.principal, instant(line.when), targets, activity)
-                _add(changes, store, f"{id_}-p{number}", line, document, None)
+            for number, (keys, document) in enumerate(audit.events(line)):
+                _add(changes, store, f"{id_}-{number}", line, document, keys)
+            for number, (base, document) in enumerate(audit.proofs(line)):
+                _add(changes, store, f"{id_}-p{number}", line, document, base)
     return changes
 
 

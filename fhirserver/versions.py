@@ -9,6 +9,8 @@ from typing import Any
 Document = dict[str, Any]
 Filter = dict[str, Any]
 Key = tuple[str, str]
+# (reference, organisation that owns it, the patients whose it is, the keys of the few who may know of it, none: its organisation)
+Touched = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 FOREVER = 2**53  # milliseconds; the ``until`` of a grant without an end
 
@@ -20,17 +22,21 @@ class Part:
     tags: tuple[frozenset[str], ...] = ()
     compartment: str | None = None
     id: str | None = None
+    alone: bool = False  # in no other patient's compartment
 
     def filter(self) -> Filter:
         rows: list[Filter] = [{"t": {"$in": sorted(tags)}} for tags in self.tags]
         rows += [{"c": self.compartment}] if self.compartment else []
         rows += [{"_id": self.id}] if self.id else []
+        if self.alone:
+            rows.append({"$nor": [{"c": {"$elemMatch": {"$gte": "Patient/", "$lt": "Patient0", "$ne": self.compartment}}}]})
         return {"$and": rows}
 
     def holds(self, id_: str, entries: Document) -> bool:
         return (
             self.id in (None, id_)
             and (self.compartment is None or self.compartment in entries["c"])
+            and not (self.alone and any(c.startswith("Patient/") and c != self.compartment for c in entries["c"]))
             and all(not tags.isdisjoint(entries["t"]) for tags in self.tags)
         )
 
@@ -143,9 +149,9 @@ class Stored:
         return f"{self.type}/{self.id}"
 
     @property
-    def touched(self) -> tuple[str, str, tuple[str, ...]]:
-        """What the audit is told: the resource, its owner, the patients whose it is."""
-        return self.reference, self.owner, _patients(self.reference, self.compartments)
+    def touched(self) -> Touched:
+        """What the audit is told: the resource, its owner, the patients whose it is, the few who may know of it."""
+        return self.reference, self.owner, _patients(self.reference, self.compartments), few(self.base)
 
 
 @dataclass(slots=True)
@@ -176,14 +182,21 @@ class Write:
         return f"{self.type}/{self.id}"
 
     @property
-    def touched(self) -> tuple[str, str, tuple[str, ...]]:
-        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ()))
+    def touched(self) -> Touched:
+        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ())), few(self.base)
 
 
 def _patients(reference: str, compartments: Iterable[str]) -> tuple[str, ...]:
     if reference.startswith("Patient/"):
         return (reference,)
     return tuple(one for one in compartments if one.startswith("Patient/"))
+
+
+def few(base: Iterable[str]) -> tuple[str, ...]:
+    """The keys of a resource that a role alone may read, such as a review: what tells of it is for them too."""
+    keys = tuple(base)
+    open_ = any(key == "*" or key.startswith("org/") for key in keys)
+    return () if open_ or not any(key.startswith("role/") for key in keys) else keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +224,7 @@ class Changes:
     reserved: set[Key] = field(default_factory=set)
     claims: dict[str, int] = field(default_factory=dict)
     signals: set[str] = field(default_factory=set)  # what other processes watch: told with the commit
+    touched: list[Touched] = field(default_factory=list)  # what the audit is to know of beside what is written
     line: tuple[int, str] | None = None  # what the audit trail is told, and when
 
     def reserve(self, keys: Iterable[Key]) -> None:
@@ -302,4 +316,5 @@ def stored_from(type_: str, d: Document, order: tuple[Any, ...] = ()) -> Stored:
 
 def version_from(d: Document) -> Stored:
     type_, id_ = d["rid"].split("/")
-    return Stored(type_, id_, d["v"], d["ts"], d["deleted"], d["owner"], d["json"], method=d["method"])
+    base = tuple(d["base"])
+    return Stored(type_, id_, d["v"], d["ts"], d["deleted"], d["owner"], d["json"], base, method=d["method"])

@@ -209,7 +209,10 @@ def _lookup(ctx: Context, lookups: Iterator[int]) -> Lookup:
     def meeting(type_: ResourceType, clause: Clause) -> list[Stored]:
         return _all(ctx, Query(type_, [clause], sort=[("_id", 1)]), lookups)
 
-    return Lookup(ctx.store.types, ctx.base, find, meeting, lambda references: merged.same(ctx, references))
+    def may(target: str) -> bool:
+        return access.permitted(ctx.principal, ctx.store.types[target], "s")
+
+    return Lookup(ctx.store.types, ctx.base, find, meeting, lambda references: merged.same(ctx, references), may)
 
 
 def _all(ctx: Context, query: Query, lookups: Iterator[int]) -> list[Stored]:

@@ -21,7 +21,7 @@ from fhirserver.search.query import plain
 from fhirserver.search.reference import relative
 from fhirserver.validation import Resource, dumps, instant, loads
 from fhirserver.validation import parse as parse_resource
-from fhirserver.versions import EVERYTHING, Stored, Write
+from fhirserver.versions import EVERYTHING, Stored, Write, few
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,15})"')
@@ -131,6 +131,8 @@ def put(
     if wrong:
         raise Invalid(wrong[0].diagnostics, issues=wrong)
     owner = current.owner if current is not None else owner or ctx.principal.organization
+    if base is None and current is not None and few(current.base):
+        base = list(current.base)  # what only a few may read stays theirs, whoever writes it
     keys = base if base is not None else type_.base_keys(owner, data)
     pending = ctx.changes.writes.get((type_.name, id_))
     version = pending.expected if pending is not None else current.version if current is not None else 0

@@ -71,6 +71,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     reasons = {"reason": [{"coding": [EMERGENCY_TREATMENT], "text": reason}]}
     audit.add(ctx, audit.provenance(ctx, [target], "break-glass", reasons), [*readers, mine])
     ctx.changes.signals.add(SIGNAL)
+    ctx.changes.touched.append(patient.touched)  # the facility's log tells of the emergency, the review is for the few
     return {"return": made}
 
 

@@ -84,6 +84,8 @@ def _changed(ctx: Context, request: Request, inputs: Mapping[str, Any], change: 
             meta[name] = labels
     patched(ctx, request, type_, stored, before | {"meta": meta}, way_to("update", type_))
     saved = ctx.changes.writes.get((type_.name, id_))
+    if not access.readable(ctx, type_, id_):
+        return _answer({}, (stored,))  # what was there is told to who may read it
     return _answer(loads(saved.json if saved else stored.json)["meta"], (stored,))
 
 

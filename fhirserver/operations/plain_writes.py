@@ -27,7 +27,7 @@ from fhirserver.work import Item
 def order_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
     """An order may come after its study: the facility's studies of its number are looked at again."""
     answer = create(ctx, request, type_)
-    [(reference, owner, _)] = answer.touched
+    [(reference, owner, *_)] = answer.touched
     made = ctx.changes.writes["ServiceRequest", reference.removeprefix("ServiceRequest/")]
     ctx.changes.ordered(owner, _numbers(made.data or {}))
     return answer

@@ -89,7 +89,7 @@ def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
     query = plain(ctx.store.types["Task"], *asked, ("_sort", "priority,due"))
     facilities = {organization.get("reference") for organization in inputs["organization"]}
     before = span(inputs["dueBefore"])[0] if "dueBefore" in inputs else None
-    for stored in ctx.store.search(query, access.visible(ctx.principal, ctx.store.types["Task"], "rs"), _MOST):
+    for stored in ctx.store.search(query, access.visible(ctx.principal, ctx.store.types["Task"], "s"), _MOST):
         row = work.opened(ctx, stored)
         if not (work.is_coordination(row.data) or work.is_attempt(row.data)):
             continue

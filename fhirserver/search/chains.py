@@ -65,7 +65,9 @@ def _targets(param: SearchParam, named: str, rest: str, lookup: Lookup) -> list[
     head = rest.partition(".")[0].partition(":")[0]
     common = head in ("_id", "_lastUpdated", "_has", "_list")
     types = [lookup.types[t] for t in param.targets or () if t in lookup.types]
-    return [t.name for t in types if common or parameter(t, head)]
+    names = [t.name for t in types if common or parameter(t, head)]
+    # Through what the caller may not search nothing is found; where that is all, it is told so.
+    return [name for name in names if lookup.may(name)] or names
 
 
 def reverse(type_: ResourceType, name: str, value: str, lookup: Lookup) -> Clause:

@@ -21,13 +21,15 @@ def _nothing(*_: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """``base`` is this server's own URL. ``find``: (type, pairs) -> the resources found; ``meeting``: (type, clause) -> those
-    that meet it; ``same``: references -> those and what they were merged with."""
+    that meet it; ``same``: references -> those and what they were merged with; ``may``: whether the caller may search
+    a type."""
 
     types: dict[str, ResourceType]
     base: str
     find: Callable[[str, Pairs], list[Stored]]
     meeting: Callable[[ResourceType, Clause], list[Stored]] = _nothing
     same: Callable[[list[str]], list[str]] = list
+    may: Callable[[str], bool] = lambda _: True
 
 
 NO_LOOKUP = Lookup({}, "", _nothing)

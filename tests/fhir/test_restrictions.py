@@ -200,8 +200,14 @@ def test_the_glass_is_broken_with_a_reason_for_a_while_and_reviewed(staff, restr
     assert staff["anna"].get(review).status_code == 404
     closed = staff["quality"].put(review, json=task | {"status": "accepted"})
     assert closed.status_code == 200, closed.text
-    log = staff["hospital"].get(f"AuditEvent?entity={review}").json()
-    assert any(entry["resource"].get("purposeOfEvent") for entry in log["entry"])
+    assert staff["anna"].get(review).status_code == 404  # also after it was written
+    for who, asked in (("quality", f"AuditEvent?entity={review}"), ("hospital", f"AuditEvent?patient={subject}")):
+        log = staff[who].get(f"{asked}&_count=200").json()
+        assert any(entry["resource"].get("purposeOfEvent") for entry in log["entry"]), who
+    for path in (f"AuditEvent?entity={review}", f"Provenance?target={review}"):
+        assert "entry" not in staff["anna"].get(path).json()
+        assert "entry" not in staff["hospital"].get(path).json()
+        assert "entry" in staff["quality"].get(path).json()
     before = server.time
     server.wait(minutes=31)
     assert shown(staff["bob"], rows) == []
