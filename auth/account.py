@@ -44,10 +44,12 @@ class Account:
             self._server.told("login", "", name, refused=True)
             return self._asked(visit, then, "wait", 429)
         if not self._store.people.password_matches(name, visit.form.get("password", "")):
-            return self._failed(visit, name, then)
+            self._server.told("login", "", name, refused=True)
+            return self._asked(visit, then, "wrong", 403)
         user = self._store.people.get(name)
         assert user is not None
         if user.get("totp"):
+            self._take_back(visit, name)
             sealed = self._seal().close({"second": name, "until": time.time() + _SECOND_STEP})
             return page(visit, "code", first=sealed, next=then)
         return self._signed_in(visit, user, ("pwd",), then)
@@ -62,7 +64,7 @@ class Account:
         if self._waits(visit, name):
             return self._asked(visit, then, "wait", 429)
         if not self._store.people.totp_matches(user, visit.form.get("code", "")):
-            self._note_failure(visit, name)
+            self._server.told("login", "", name, refused=True)
             return page(visit, "code", 403, first=visit.form["first"], next=then, wrong=True)
         return self._signed_in(visit, user, ("pwd", "otp"), then)
 
@@ -70,22 +72,19 @@ class Account:
         offered = [(provider.name, provider.title) for provider in self._providers.all()]
         return page(visit, "login", status, next=inside(then) or "", wrong=wrong, providers=offered)
 
-    def _failed(self, visit: Visit, name: str, then: str | None) -> Shown:
-        self._note_failure(visit, name)
-        return self._asked(visit, then, "wrong", 403)
-
-    def _note_failure(self, visit: Visit, name: str) -> None:
-        for what, _ in _limits(visit, name):
-            self._store.failed(what, _WINDOW)
-        self._server.told("login", "", name, refused=True)
-
     def _waits(self, visit: Visit, name: str) -> bool:
-        return any(self._store.failures(what, _WINDOW) >= most for what, most in _limits(visit, name))
+        """Each attempt counts as a failure until it is known to be none, so that many at once are not all let through."""
+        counts = [(self._store.failed(what, _WINDOW), most) for what, most in _limits(visit, name)]
+        return any(count > most for count, most in counts)
+
+    def _take_back(self, visit: Visit, name: str) -> None:
+        for what, _ in _limits(visit, name):
+            self._store.taken_back(what, _WINDOW)
 
     def _signed_in(self, visit: Visit, user: Document, methods: tuple[str, ...], then: str | None) -> Shown:
-        for what, most in _limits(visit, user["_id"]):
-            if most == _FEW:
-                self._store.succeeded(what, _WINDOW)
+        if methods != ("ext",):
+            self._take_back(visit, user["_id"])
+            self._store.succeeded(_limits(visit, user["_id"])[0][0], _WINDOW)
         cookie = self._store.people.sign_in(user["_id"], methods)
         self._server.told("login", "", user["_id"])
         return Shown(303, location=_then(then), cookie=cookie)

@@ -90,7 +90,10 @@ class Authorization:
                 self._server.get_consent_grant(request, None)
             except OAuth2Error as error:
                 refused = (error.error, error.description or "")
-        if refused is None and (request.payload.data.get("prompt") or "") == "none":
+        prompts = (request.payload.data.get("prompt") or "").split()
+        if refused is None and "none" in prompts and len(prompts) > 1:
+            refused = ("invalid_request", "prompt is none, or something else.")
+        if refused is None and "none" in prompts:
             refused = ("interaction_required" if visit.session else "login_required", "The person has to decide.")
         if refused is not None:
             self._server.told("authorize", request.payload.client_id, None, refused=True)
@@ -143,6 +146,10 @@ class Authorization:
             return failure(visit, wrong)
         if pending["session"] not in (None, visit.session["_id"]):
             return failure(visit, "expired", 403)
+        if pending["session"] is None and self._again(request, visit, pending):
+            if visit.cookie:
+                self._store.people.sign_out(visit.cookie)
+            return Shown(303, location=f"/auth/login?next=/auth/continue?tx%3D{tx}", cookie="")
         if pending["session"] is None:
             context = self._launched(request, visit)
             if context is None:
@@ -156,11 +163,27 @@ class Authorization:
         if visit.method == "POST" and kind and visit.form.get("pick") == kind:
             context = self._picked(visit, tx, kind, context)
         kind = self._missing(request, context)
+        if kind == "Patient" and (context.get("encounter") or context.get("fhirContext")):
+            # What it was launched on says no patient: one chosen beside it would be another's.
+            return self._declined(request, visit, tx, "invalid_request", "What was opened is of no patient.")
         if kind:
             return self._picker(visit, request, tx, kind, context)
         if visit.method == "POST" and "decision" in visit.form:
             return self._decided(visit, request, tx, context)
         return self._consent(visit, request, tx, context)
+
+    @staticmethod
+    def _again(request: AskedRequest, visit: Visit, pending: Document) -> bool:
+        """Whether the app wants the person to sign in anew: prompt, max_age.
+
+        https://openid.net/specs/openid-connect-core-1_0.html#AuthRequest
+        """
+        assert visit.session is not None
+        age = (pending["begun"] - visit.session["began"]).total_seconds()
+        if {"login", "select_account"} & set((request.payload.data.get("prompt") or "").split()):
+            return bool(age > 0)
+        longest = request.payload.data.get("max_age", "")
+        return longest.isdigit() and bool(age > int(longest[:9]))
 
     def _launched(self, request: AskedRequest, visit: Visit) -> Context | None:
         """An EHR launch brings its context; a standalone one none yet."""
@@ -206,7 +229,7 @@ class Authorization:
             if kind == "Patient":
                 context["patient"] = found["patient"]
             elif kind == "Encounter":
-                context |= {"patient": found["patient"], "encounter": found["encounter"]}
+                context |= {name: found[name] for name in ("patient", "encounter") if name in found}
             else:
                 context |= {"patient": found["patient"]} if found.get("patient") else {}
                 context["fhirContext"] = [*context.get("fhirContext", []), {"reference": chosen}]

@@ -24,6 +24,7 @@ _SECONDS = 600
 _KEEP = 300.0
 _TIMEOUT = 10.0
 _MAX_BYTES = 256 * 1024
+_LEEWAY = 60
 
 
 class Refused(Exception):
@@ -93,7 +94,9 @@ class Providers:
             or (provider.client_id not in audience if isinstance(audience, list) else audience != provider.client_id)
             or claims.get("nonce") != sent["nonce"]
             or not isinstance(claims.get("exp"), (int, float))
-            or claims["exp"] < now - 30
+            or claims["exp"] < now - _LEEWAY
+            or claims.get("azp", provider.client_id) != provider.client_id
+            or any(not isinstance(w := claims.get(name, 0), (int, float)) or w > now + _LEEWAY for name in ("nbf", "iat"))
         ):
             raise Refused
         subject = claims.get(provider.claim)
@@ -117,7 +120,8 @@ class Providers:
         until, found = self._known.get(provider.name, (0.0, {}))
         if until < time.monotonic():
             found = _fetched(f"{provider.issuer}/.well-known/openid-configuration")
-            if found.get("issuer") != provider.issuer:
+            needed = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+            if found.get("issuer") != provider.issuer or not all(isinstance(found.get(name), str) for name in needed):
                 raise Refused
             self._known[provider.name] = (time.monotonic() + _KEEP, found)
         return found

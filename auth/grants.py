@@ -126,13 +126,18 @@ class RefreshToken(grants.RefreshTokenGrant):  # type: ignore[misc]
     def issue_token(self, user: Document, refresh_token: _Held) -> dict[str, Any]:
         """The old one is used up here, after all checks: a request that asks for too much costs nothing."""
         store: AuthStore = self.server.store
+        if not narrowed(refresh_token.get_scope(), self.request.client.document["scope"], specials=True):
+            raise InvalidGrantError()
         successor = store.grants.rotate(refresh_token.document)
         if successor is None:
             store.grants.revoke(refresh_token.grant["_id"])
             raise InvalidGrantError()
         if refresh_token.grant["access"] == "online":
             store.people.touch(refresh_token.grant["session"])
-        scope = self.request.payload.scope or refresh_token.get_scope()
+        # What the registration was narrowed to meanwhile is not widened by an old grant.
+        scope = narrowed(
+            self.request.payload.scope or refresh_token.get_scope(), self.request.client.document["scope"], specials=True
+        )
         told: dict[str, Any] = self.server.answer_for(refresh_token.grant, user, scope, successor, identify=False)
         return told
 

@@ -35,7 +35,7 @@ def unverified_subject(assertion: str) -> str:
     """The client that an assertion says it is from: only to choose the keys to check it with."""
     parts = assertion.split(".")
     subject = _part(parts[1]).get("sub") if len(parts) == 3 and len(assertion) <= _MAX_ASSERTION else None
-    return subject if isinstance(subject, str) else ""
+    return subject if isinstance(subject, str) and subject.isprintable() else ""
 
 
 def _part(text: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def readable(ctx: Context, type_: ResourceType, id_: str) -> bool:
     """Whether the caller may read it as this request leaves it."""
     write = ctx.changes.writes.get((type_.name, id_))
     if write is not None:
-        return visible(ctx.principal, type_, "r").reaches(id_, write.index)
+        return visible(ctx.principal, type_, "r").reaches(id_, {**write.index, "json": write.json})
     return ctx.store.get(type_.name, id_, visible(ctx.principal, type_, "r")) is not None
 
 
@@ -112,7 +112,7 @@ def confined(ctx: Context, type_: ResourceType, id_: str, letters: str) -> None:
     write = ctx.changes.writes.get((type_.name, id_))
     if write is None or write.data is None:
         return
-    if not visible(ctx.principal, type_, letters).reaches(id_, write.index):
+    if not visible(ctx.principal, type_, letters).reaches(id_, {**write.index, "json": write.json}):
         raise InsufficientScope(f"The token's scopes for {type_.name}.{letters[0]} do not reach a resource with this content.")
 
 
@@ -130,6 +130,7 @@ def shows(ctx: Context, written: Write) -> bool:
         "base": written.base,
         "grants": [*written.kept, *written.grants],
         **{name: written.index.get(name, ()) for name in ("t", "c")},
+        "json": written.json,
     }
     return visible(ctx.principal, ctx.store.types[written.type], "rsu").shows(document, milliseconds(ctx.now))
 

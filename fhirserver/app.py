@@ -45,10 +45,11 @@ from fhirserver.resources import served
 from fhirserver.restrictions import Restrictions
 from fhirserver.room import Room
 from fhirserver.search.index import index, indexes
+from fhirserver.search.reference import relative
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.validation import dumps, loads
-from fhirserver.versions import EVERYTHING, Changes
+from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import dicomweb
 from imaging.blobs import Blobs
 from imaging.dicomweb import Archive
@@ -84,7 +85,7 @@ class Installation:
             database,
             types,
             indexes,
-            lambda type_, text: index(type_, loads(text), base),
+            lambda type_, text: index(type_, relative(loads(text), base), base),
             lambda: milliseconds(clock()),
             self.room.require,
         )
@@ -98,7 +99,7 @@ class Installation:
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
         self.definitions = Definitions(self.store, settings.organization)
-        self.restrictions = Restrictions(self.store)
+        self.restrictions = Restrictions(self.store, base)
         self.store.signalled = self.refresh
         self.reindexing = Reindexing(self.store, self.definitions, base)
         self.jobs = Jobs(
@@ -113,6 +114,7 @@ class Installation:
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
             ),
         )
+        self._studies: dict[tuple[str, str], tuple[float, Touched]] = {}
         self._seal: Seal | None = None
         self._secret: bytes | None = None
 
@@ -185,8 +187,20 @@ class Installation:
         return isinstance(error, (Unavailable, ConnectionFailure))
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
-        touched = tuple((f"ImagingStudy/{self.derived_id('ImagingStudy', owner, uid)}", owner, (), ()) for owner, uid in rows)
+        touched = tuple(self._touched_study(owner, uid) for owner, uid in dict.fromkeys(rows))
         self.trail.append(Line(principal, "read", self.clock(), "0", touched, query, interaction))
+
+    def _touched_study(self, owner: str, uid: str) -> Touched:
+        """The study and whose it is, as it was a minute ago at most: each frame of a series asks."""
+        until, known = self._studies.get((owner, uid), (0.0, None))
+        if known is None or until < time.monotonic():
+            id_ = self.derived_id("ImagingStudy", owner, uid)
+            rows = self.store.fetch("ImagingStudy", [id_], EVERYTHING)
+            known = rows[0].touched if rows else (f"ImagingStudy/{id_}", owner, (), ())
+            if len(self._studies) > 10_000:
+                self._studies.clear()
+            self._studies[owner, uid] = (time.monotonic() + (60.0 if rows else 0.0), known)
+        return known
 
     def archive(self) -> Archive:
         return Archive(

@@ -11,9 +11,12 @@ from typing import Any
 
 from auth.authorize import Access, Choice
 from auth.principal import Principal
+from auth.scopes import CONTEXTS
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import FHIRError
 from fhirserver.messages import Context, Request
+from fhirserver.primitives import is_id
+from fhirserver.search.reference import local, relative
 from fhirserver.validation import Document, loads
 
 NewContext = Callable[[Principal], Context]
@@ -93,25 +96,31 @@ class Launching:
         return _person(found), [_access(row["part"]) for row in loads(reply.body).get("parameter", ())]
 
     def _read(self, principal: Principal, reference: str) -> Document | None:
+        """A resource that an app can be launched on; None for anything else."""
+        type_, _, id_ = reference.partition("/")
+        if type_ not in CONTEXTS.values() or not is_id(id_):
+            return None
         try:
-            reply = dispatch(self._new_context(principal), Request("GET", reference))
+            context = self._new_context(principal)
+            found: Document = relative(loads(dispatch(context, Request("GET", reference)).body), context.base)
         except FHIRError:
             return None
-        found: Document = loads(reply.body)
         return found
 
     def _search(self, principal: Principal, type_: str, *pairs: tuple[str, str]) -> list[Document]:
         asked = (*pairs, ("_count", str(_MOST)), ("_sort", "-_lastUpdated"))
         try:
-            reply = dispatch(self._new_context(principal), Request("GET", type_, asked))
+            context = self._new_context(principal)
+            reply = dispatch(context, Request("GET", type_, asked))
         except FHIRError:  # of words that no search takes nothing is found
             return []
-        return [entry["resource"] for entry in loads(reply.body).get("entry", ())]
+        return [relative(entry["resource"], context.base) for entry in loads(reply.body).get("entry", ())]
 
 
 def _target(reference: Any, type_: str) -> str | None:
-    text = reference.get("reference", "") if isinstance(reference, dict) else ""
-    return text.partition("/")[2] if text.startswith(f"{type_}/") else None
+    """The id that a reference is to, without a version."""
+    found = local(reference.get("reference", ""), "") if isinstance(reference, dict) else None
+    return found[1] if found and found[0] == type_ else None
 
 
 def _person(patient: Document) -> str:

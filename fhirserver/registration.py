@@ -78,6 +78,7 @@ def _user(group: Any, command: Any) -> None:
         "name"
     )
     command(group, "totp", "a new second factor: prints the URI for an authenticator app", _user_totp).add_argument("name")
+    command(group, "enable", "let a person in again", _user_enable).add_argument("name")
     command(group, "disable", "end a person's sessions and tokens", _user_disable).add_argument("name")
 
 
@@ -135,8 +136,14 @@ def _user_totp(options: argparse.Namespace, settings: Settings, store: AuthStore
 
 def _user_disable(options: argparse.Namespace, settings: Settings, store: AuthStore) -> None:
     _there(store, options.name)
-    store.people.disable(options.name)
-    print(f"user {options.name}: disabled; add them again to let them in")
+    store.disable_user(options.name)
+    print(f"user {options.name}: disabled; let them in again with: fhirserver user enable")
+
+
+def _user_enable(options: argparse.Namespace, settings: Settings, store: AuthStore) -> None:
+    _there(store, options.name)
+    store.people.enable(options.name)
+    print(f"user {options.name}: enabled")
 
 
 # ---------------------------------------------------------------- systems and apps
@@ -180,7 +187,7 @@ def _key_set(source: str | None) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _client_remove(options: argparse.Namespace, settings: Settings, store: AuthStore) -> None:
-    if not store.clients.remove(options.id):
+    if not store.remove_client(options.id):
         raise ValueError(f"no client {options.id}")
     print(f"client {options.id}: removed")
 

@@ -6,6 +6,7 @@ https://hl7.org/fhir/R4/consent.html
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -17,12 +18,17 @@ from auth.principal import Principal
 from fhirserver.moments import milliseconds, span
 from fhirserver.resources.consent import PRIVACY, SIGNAL, denies
 from fhirserver.search.query import tagged
+from fhirserver.search.reference import relative
 from fhirserver.store import Store
 from fhirserver.validation import loads
 from fhirserver.versions import EVERYTHING, FOREVER, Stored
 from fhirserver.workflow import coding
 
+log = logging.getLogger("fhirserver.restrictions")
+
 _FRESH = 2.0  # seconds
+_ROUNDS = 4
+_ENDED = ("rejected", "cancelled", "failed", "entered-in-error")  # a review that ends the emergency at once
 _PAGE, _MOST = 1000, 10_000
 
 
@@ -44,10 +50,10 @@ class Restriction:
 
 
 class Restrictions:
-    """What this process knows of them."""
+    """What this process knows of them. ``base`` is this server's own URL."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, base: str) -> None:
+        self._store, self._base = store, base
         self._lock = threading.Lock()
         self._signal, self._read = -1, float("-inf")
         self._rows: tuple[Restriction, ...] = ()
@@ -83,15 +89,40 @@ class Restrictions:
         return frozenset(row.patient for row in self._rows if row.withholds(actors, organization, at))
 
     def _of_consents(self) -> Iterable[Restriction]:
-        consents = [
-            (row.owner, data) for row in self._every("Consent", f"scope={'|'.join(PRIVACY)}") if denies(data := loads(row.json))
-        ]
-        patients = {data["patient"]["reference"].partition("/")[2] for _, data in consents}
-        owners = {row.reference: row.owner for row in self._store.fetch("Patient", patients, EVERYTHING)}
+        consents = []
+        for row in self._every("Consent", f"scope={'|'.join(PRIVACY)}"):
+            data = relative(loads(row.json), self._base)
+            if denies(data):
+                consents.append((row.owner, data))
+        patients = {data.get("patient", {}).get("reference", "").partition("/")[2] for _, data in consents}
+        owners = self._store.owners("Patient", patients)
         for owner, data in consents:
-            patient = data["patient"]["reference"]
-            if owners.get(patient) == owner:  # a restriction is the patient's own facility's to record
-                yield _restriction(patient, owner, data["provision"])
+            try:
+                patient = data["patient"]["reference"]
+                if owners.get(patient.partition("/")[2]) == owner:  # a restriction is the patient's own facility's to record
+                    for one in self._merged(patient, owner):
+                        yield _restriction(one, owner, data["provision"])
+            except (KeyError, ValueError, AttributeError):  # from before it was checked: it stops nothing else
+                log.error("A Consent cannot be enforced")
+
+    def _merged(self, patient: str, owner: str) -> list[str]:
+        """The patient's records that were merged: a restriction is of the person."""
+        type_, found, edge = self._store.types["Patient"], [patient], [patient]
+        for _ in range(_ROUNDS):
+            tags = [f"{code}={one}" for code in ("replaced-by", "replaces") for one in edge]
+            naming = self._store.search(tagged(type_, *tags), EVERYTHING, _MOST)
+            these = self._store.fetch("Patient", [one.partition("/")[2] for one in edge], EVERYTHING)
+            named = [
+                link["other"]["reference"] for row in these for link in relative(loads(row.json), self._base).get("link", ())
+            ]
+            owned = self._store.owners("Patient", [one.partition("/")[2] for one in named])
+            near = [row.reference for row in naming if row.owner == owner]
+            near += [one for one in named if owned.get(one.partition("/")[2]) == owner]
+            edge = [one for one in dict.fromkeys(near) if one not in found]
+            if not edge:
+                break
+            found += edge
+        return found
 
     def _every(self, name: str, tag: str) -> Iterable[Stored]:
         """However many there are: none may be missed."""
@@ -105,7 +136,7 @@ class Restrictions:
         for row in self._store.search(tagged(type_, f"code={coding.TASK_TYPE}|{coding.EMERGENCY}"), EVERYTHING, _MOST):
             task: dict[str, Any] = loads(row.json)
             until = task.get("restriction", {}).get("period", {}).get("end")
-            if until:
+            if until and task["status"] not in _ENDED:
                 yield task["requester"]["reference"], task["for"]["reference"], span(until)[0]
 
 

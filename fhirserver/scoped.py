@@ -23,6 +23,8 @@ DIRECTORY = frozenset({
 })  # fmt: skip
 # One of them may tell of several patients: of those an app for one patient is told nothing.
 _OF_SEVERAL = frozenset({"AuditEvent", "Provenance"})
+# In a compartment by their subject, they may name other patients too.
+_LISTING = frozenset({"List"})
 _READING = frozenset("rs")
 _WHOLE = Part()
 
@@ -77,7 +79,9 @@ def withheld(patients: frozenset[str], type_: ResourceType) -> Withheld:
     ids = frozenset(one.partition("/")[2] for one in patients) if type_.name == "Patient" else frozenset()
     code = None if r4.compartment_parameters("Patient", type_.name) else _about_a_patient(type_)
     tags = frozenset(f"{code}={one}" for one in patients) if code else frozenset()
-    return Withheld(ids, patients, tags)
+    told = bool(code) or bool(r4.compartment_parameters("Patient", type_.name)) or type_.name in (*DIRECTORY, "Patient")
+    words = frozenset() if told and type_.name not in _LISTING else frozenset(one.partition("/")[2] for one in patients)
+    return Withheld(ids, patients, tags, words)
 
 
 def query_tags(scope: Scope, type_: ResourceType) -> tuple[frozenset[str], ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,13 +49,23 @@ class Withheld:
     ids: frozenset[str]
     compartments: frozenset[str]
     tags: frozenset[str]
+    words: frozenset[str] = frozenset()  # of types that cannot say whose they are: what must not be in their text
 
     def filter(self) -> Filter:
-        rows = (("_id", self.ids), ("c", self.compartments), ("t", self.tags))
-        return {"$nor": [{name: {"$in": sorted(values)}} for name, values in rows if values]}
+        rows: list[Filter] = [
+            {name: {"$in": sorted(values)}}
+            for name, values in (("_id", self.ids), ("c", self.compartments), ("t", self.tags))
+            if values
+        ]
+        rows += [{"json": {"$regex": "|".join(re.escape(word) for word in sorted(self.words))}}] if self.words else []
+        return {"$nor": rows}
 
     def hides(self, id_: str, entries: Document) -> bool:
-        return id_ in self.ids or not (self.compartments.isdisjoint(entries["c"]) and self.tags.isdisjoint(entries["t"]))
+        return (
+            id_ in self.ids
+            or not (self.compartments.isdisjoint(entries["c"]) and self.tags.isdisjoint(entries["t"]))
+            or any(word in entries.get("json", "") for word in self.words)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +295,8 @@ def current_document(write: Write, now: int) -> Document:
         "g": write.generation,
         "sealed": write.sealed,
         "json": write.json,
-        **{name: index[name] for name in ("t", "d", "q", "o", "c", "schema")},
+        **{name: index[name] for name in ("t", "d", "q", "o", "schema")},
+        "c": write.index.get("c", []),  # of a deletion: those it was in
     }
     if index.get("u"):
         document["u"] = [f"{write.owner}|{key}" for key in index["u"]]

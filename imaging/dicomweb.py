@@ -144,7 +144,8 @@ async def _stow(archive: Archive, principal: Principal, request: Request) -> Res
         raise Problem(*_NO_ROOM)
     if not outcome.stored and not outcome.refused:
         raise Problem(400, "The body has no part.")
-    archive.note(principal, "stow", [(principal.organization, uid) for uid in outcome.studies], "")
+    stored = [(principal.organization, uid) for uid in outcome.studies]
+    await run_in_threadpool(archive.note, principal, "stow", stored, "")
     headers = dict(_SECURE)
     if outcome.refused:
         headers["Warning"] = f'299 fhirserver "{stow.texts(outcome.refused)[:500]}"'
@@ -264,8 +265,16 @@ def _search(archive: Archive, principal: Principal, request: Request, level: str
         asked = qido.parse(level, pairs, fixed)
     except ValueError as error:
         raise Problem(400, str(error)) from None
-    found, more = qido.search(asked, archive.index, lambda rows: archive.see(principal, "s", rows), archive.base)
-    archive.note(principal, "qido", [], request.url.query)
+    seen: set[tuple[str, str]] = set()
+
+    def see(rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
+        allowed = archive.see(principal, "s", rows)
+        seen.update(allowed)
+        return allowed
+
+    found, more = qido.search(asked, archive.index, see, archive.base)
+    told = {value for row in found for value in row.get("0020000D", {}).get("Value", ())}  # StudyInstanceUID
+    archive.note(principal, "qido", sorted(pair for pair in seen if pair[1] in told), request.url.query)
     headers = dict(_SECURE)
     if more:
         headers["Warning"] = "299 fhirserver: There are additional results that can be requested"

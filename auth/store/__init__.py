@@ -126,6 +126,16 @@ class AuthStore:
         self.clients.distinct(organization or self.home)
         return self.people.add(name, roles, practitioner, organization or self.home, display)
 
+    def disable_user(self, name: str) -> bool:
+        """They are out, at once, and so is what they let in."""
+        self.grants.end_all(user=name)
+        return self.people.disable(name)
+
+    def remove_client(self, client_id: str) -> bool:
+        """Its tokens and grants end with its registration, also for whoever is registered under its id later."""
+        self.grants.end_all(client=client_id)
+        return self.clients.remove(client_id)
+
     def add_provider(self, name: str, document: Mapping[str, Any]) -> None:
         """A hospital's own OpenID provider."""
         self._providers.replace_one({"_id": name}, {"_id": name, **document}, upsert=True)
@@ -156,6 +166,12 @@ class AuthStore:
         window = int(time.time() // seconds)
         rows = self._failures.find({"_id": {"$in": [f"{digest(what)} {number}" for number in (window, window - 1)]}})
         return sum(row["n"] for row in rows)
+
+    def taken_back(self, what: str, seconds: float) -> None:
+        """One that was counted before it was known that it was none."""
+        self._failures.update_one(
+            {"_id": f"{digest(what)} {int(time.time() // seconds)}", "n": {"$gt": 0}}, {"$inc": {"n": -1}}
+        )
 
     def succeeded(self, what: str, seconds: float) -> None:
         """What failed before is forgotten."""

@@ -95,4 +95,5 @@ def _url(text: str) -> None:
 
 def _origin(uri: str) -> str | None:
     parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}".lower() if parts.netloc else None
+    place = parts.netloc.removesuffix(":443" if parts.scheme == "https" else ":80")  # as browsers tell it
+    return f"{parts.scheme}://{place}".lower() if place else None

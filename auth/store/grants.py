@@ -61,6 +61,11 @@ class Grants:
         """The grant, and with it every token that hangs off it. False where it was no more."""
         return self._grants.update_one({"_id": id_, "revoked": None}, {"$set": {"revoked": now()}}).matched_count == 1
 
+    def end_all(self, **of: str) -> None:
+        """Of a person (``user``) or a client: grants, and tokens outside any."""
+        self._grants.update_many({**of, "revoked": None}, {"$set": {"revoked": now()}})
+        self._tokens.delete_many(of)
+
     def of_user(self, user: str) -> list[Document]:
         """What a person has given and not taken back, newest first, and still of some use."""
         since = now() - timedelta(seconds=REFRESH_SECONDS)
@@ -165,7 +170,7 @@ class Grants:
     def begin(self, asked: list[tuple[str, str]]) -> str:
         """An authorization that a person is to decide on."""
         id_ = fresh()
-        row = {"_id": digest(id_), "asked": [list(pair) for pair in asked], "context": None, "session": None}
+        row = {"_id": digest(id_), "asked": [list(pair) for pair in asked], "context": None, "session": None, "begun": now()}
         self._transactions.insert_one(row | {"expires": after(TRANSACTION_SECONDS)})
         return id_
 

@@ -38,9 +38,8 @@ class People:
             "practitioner": practitioner,
             "organization": organization,
             "display": display or name,
-            "disabled": False,
         }
-        new = {"sub": str(uuid.uuid4())}  # told to apps: never a client's id
+        new = {"sub": str(uuid.uuid4()), "disabled": False}  # told to apps: never a client's id
         return self._users.update_one({"_id": name}, {"$set": said, "$setOnInsert": new}, upsert=True).matched_count == 0
 
     def get(self, name: str) -> Document | None:
@@ -54,15 +53,19 @@ class People:
         return {"display": user["_id"], "disabled": False} | whole
 
     def disable(self, name: str) -> bool:
-        """Their tokens and sessions stop working."""
+        """Their sessions and tokens stop working; what they had let in stays out when they come back."""
         self._sessions.delete_many({"user": name})
         return self._users.update_one({"_id": name}, {"$set": {"disabled": True}}).matched_count == 1
 
+    def enable(self, name: str) -> bool:
+        return self._users.update_one({"_id": name}, {"$set": {"disabled": False}}).matched_count == 1
+
     def set_password(self, name: str, password: str) -> None:
-        """Error: ValueError for one that is too short."""
+        """Sessions end. Error: ValueError for one that is too short."""
         if len(password) < _MIN_PASSWORD:
             raise ValueError(f"a password has at least {_MIN_PASSWORD} characters")
         self._users.update_one({"_id": name}, {"$set": {"password": hashed(password)}})
+        self._sessions.delete_many({"user": name})
 
     def password_matches(self, name: str, password: str) -> bool:
         """In the same time for an unknown name as for a known one."""

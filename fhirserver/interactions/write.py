@@ -71,7 +71,18 @@ def delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Rep
     tomb = (
         f'{{"resourceType":"{type_.name}","id":"{id_}","meta":{{"versionId":"{version}","lastUpdated":"{instant(ctx.now)}"}}}}'
     )
-    gone = Write(type_.name, id_, current.version, ts, "DELETE", current.owner, list(current.base), tomb, None, {})
+    gone = Write(
+        type_.name,
+        id_,
+        current.version,
+        ts,
+        "DELETE",
+        current.owner,
+        list(current.base),
+        tomb,
+        None,
+        {"c": list(current.compartments)},
+    )
     gone.generation = current.generation
     ctx.changes.add(gone)
     return Reply(204, headers={"ETag": f'W/"{version}"'}, touched=(current.touched,))

@@ -13,6 +13,7 @@ from fhirserver.operations.dispatch import task_create
 from fhirserver.operations.prioritize import follow
 from fhirserver.operations.task_status import stop, task_update
 from fhirserver.resources.consent import SIGNAL as CONSENTS
+from fhirserver.resources.consent import denies
 from fhirserver.resources.questionnaire_response import is_draft
 from fhirserver.search import custom
 from fhirserver.sharing import share_again
@@ -182,17 +183,48 @@ def _served(ctx: Context, document: Document) -> None:
 def consent_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
     """A restriction holds from the next request on, on every worker within seconds."""
     ctx.changes.signals.add(CONSENTS)
-    return create(ctx, request, type_)
+    answer = create(ctx, request, type_)
+    _own_patients(ctx, answer)
+    return answer
 
 
 def consent_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     ctx.changes.signals.add(CONSENTS)
-    return update(ctx, request, type_, id_)
+    answer = update(ctx, request, type_, id_)
+    _own_patients(ctx, answer)
+    return answer
+
+
+def _own_patients(ctx: Context, answer: Reply) -> None:
+    """A restriction is recorded by the facility whose patient it is: another's would not be enforced."""
+    [(reference, owner, *_)] = answer.touched
+    saved = ctx.changes.writes.get(("Consent", reference.removeprefix("Consent/")))
+    if saved is None or saved.data is None or not denies(saved.data):
+        return
+    patient = work.item(ctx, saved.data["patient"]["reference"])
+    if patient is None or patient.stored.owner != owner:
+        raise BusinessRule("A restriction is recorded by the facility whose patient it is.", "Consent.patient")
 
 
 def consent_delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
     ctx.changes.signals.add(CONSENTS)
     return delete(ctx, request, type_, id_)
+
+
+# ---------------------------------------------------------------- Patient
+
+
+def patient_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    if b'"link"' in request.body:
+        ctx.changes.signals.add(CONSENTS)  # what restricts one record of a person restricts those merged with it
+    return create(ctx, request, type_)
+
+
+def patient_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    before = work.seen(ctx, "Patient", id_)
+    if b'"link"' in request.body or (before and "link" in before.data):
+        ctx.changes.signals.add(CONSENTS)
+    return update(ctx, request, type_, id_)
 
 
 # ---------------------------------------------------------------- which write is whose
@@ -201,6 +233,8 @@ PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("create", "SearchParameter"): parameter_create,
     ("update", "SearchParameter"): parameter_update,
     ("delete", "SearchParameter"): parameter_delete,
+    ("create", "Patient"): patient_create,
+    ("update", "Patient"): patient_update,
     ("create", "Consent"): consent_create,
     ("update", "Consent"): consent_update,
     ("delete", "Consent"): consent_delete,

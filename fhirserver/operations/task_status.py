@@ -12,6 +12,7 @@ from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.assign import end
 from fhirserver.operations.claim import claim
 from fhirserver.operations.dispatch import attempt, task_create, unmade
+from fhirserver.resources.consent import SIGNAL as CONSENTS
 from fhirserver.search.reference import relative
 from fhirserver.sharing import withdraw
 from fhirserver.validation import Document
@@ -61,6 +62,7 @@ def _reviewed(ctx: Context, request: Request, type_: ResourceType, current: Item
     if not ctx.principal.acts_as("quality"):
         raise Forbidden("An emergency access is reviewed in the role of quality.")
     _status_alone(current, new)
+    ctx.changes.signals.add(CONSENTS)
     return update(ctx, request, type_, current.stored.id)
 
 

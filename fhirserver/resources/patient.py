@@ -24,5 +24,6 @@ PATIENT = ResourceType(
         ("ImagingStudy", "subject"),
         ("DiagnosticReport", "subject"),
         ("Task", "patient"),
+        ("Consent", "patient"),
     ),
 )

@@ -43,7 +43,7 @@ def _near(code: str, value: str, positions: Callable[[Clause], list[tuple[str, A
 
 def _asked(code: str, value: str) -> tuple[float, float, float]:
     """Degrees, and the distance in kilometres."""
-    parts = [*split(value, "|"), "", ""][:4]
+    parts = [*split(value, "|"), "", "", ""][:4]
     numbers = [float(part) if re.fullmatch(r"-?[0-9]{1,6}(\.[0-9]{1,20})?", part) else None for part in parts[:3]]
     latitude, longitude, distance = numbers[0], numbers[1], numbers[2] if parts[2] else 10.0
     unit = _KILOMETRES.get(parts[3] or "km")

@@ -79,6 +79,12 @@ class Reader:
             found = list(self.database[type_].find({"_id": {"$in": wanted}}, _JUDGED if visible.judges else _HIDDEN))
         return [stored_from(type_, d) for d in found if not d["deleted"] and visible.shows(d, now)]
 
+    def owners(self, type_: str, ids: Iterable[str]) -> dict[str, str]:
+        """For the server itself: id -> the organisation whose it is or, deleted, was."""
+        wanted = {"_id": {"$in": list(dict.fromkeys(ids))}}
+        with translated():
+            return {row["_id"]: row["owner"] for row in self.database[type_].find(wanted, {"owner": 1})}
+
     def business_keys(self, type_: str, keys: list[str], visible: Visible) -> set[str]:
         """Those of the unique keys (``owner|kind|value``) whose resource exists and is visible."""
         now = self._clock()
@@ -151,13 +157,15 @@ class Reader:
             if seen is None or document is None:
                 continue
             admitted = seen.admits(document, now) and seen.admits_version(row, document, now)
-            if admitted and (not seen.judges or seen.reaches(document["_id"], self._entries_of(row))):
+            if admitted and (not seen.judges or seen.reaches(document["_id"], self._entries_of(row, document))):
                 shown.append(row)
         return [version_from(row) for row in (self._current_in(shown, at) if at else shown)]
 
-    def _entries_of(self, row: Document) -> Document:
-        """The index entries of an old version, which are not kept."""
-        return self._entries(self.types[row["type"]], row["json"])
+    def _entries_of(self, row: Document, current: Document) -> Document:
+        """The index entries of an old version, which are not kept; a deletion is of what was there before."""
+        if row["deleted"]:
+            return {"t": [], "c": current["c"], "json": row["json"]}
+        return self._entries(self.types[row["type"]], row["json"]) | {"json": row["json"]}
 
     def _current_in(self, rows: list[Document], at: tuple[int, int]) -> list[Document]:
         """Versions that were current at some time in [low, high): made before its end, and not replaced before its start."""

@@ -271,7 +271,7 @@ def test_a_disabled_person_and_a_removed_client_have_no_tokens(server, person, a
     server.auth.people.set_password("leaver", PASSWORD)
     body = tokens(person, app, name="leaver")
     assert fhir(server, body["access_token"]).get("Patient").status_code == 200
-    server.auth.people.disable("leaver")
+    server.auth.disable_user("leaver")
     server.auth._cache.clear()
     assert fhir(server, body["access_token"]).get("Patient").status_code == 401
     assert app.refresh(person.http, body["refresh_token"]).status_code == 400

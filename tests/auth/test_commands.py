@@ -40,6 +40,8 @@ def test_a_person_is_added_given_a_password_and_a_second_factor_and_disabled(run
     assert server.auth.people.password_matches("zoe", PASSWORD)
     assert run("user", "disable", "zoe")[0] == 0
     assert not server.auth.people.password_matches("zoe", PASSWORD)
+    assert run("user", "enable", "zoe")[0] == 0
+    assert server.auth.people.password_matches("zoe", PASSWORD)
 
 
 @pytest.mark.requirement("129 217")

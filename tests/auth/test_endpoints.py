@@ -289,3 +289,62 @@ def test_the_log_of_accesses_is_a_page_for_the_facilitys_clerk(server, people, p
     assert other.http.get(f"/auth/log?patient={chosen}").status_code == 404  # a reader is not told
     missing = person.http.get("/auth/log?patient=00000000-0000-4000-8000-000000000000")
     assert missing.status_code == 404
+
+
+def test_what_was_taken_from_a_person_or_an_app_does_not_come_back(server, people, http):
+    server.auth.add_user("returning", ("reader",), None, "hospital")
+    server.auth.people.set_password("returning", PASSWORD)
+    app = App("app", CALLBACK, "offline_access user/ServiceRequest.rs")
+    body = app.redeem(http, consent(Person(server.app), app, name="returning")["code"]).json()
+    server.auth.disable_user("returning")
+    server.auth.add_user("returning", ("clerk",), None, "hospital")  # what they are, said anew, lets nobody in
+    assert not server.auth.people.password_matches("returning", PASSWORD)
+    server.auth.people.enable("returning")
+    server.auth._cache.clear()
+    assert server.auth.principal(body["access_token"]).client == ""
+    assert app.refresh(http, body["refresh_token"]).status_code == 400
+    server.auth.clients.add("brief", "offline_access user/*.rs", redirect_uris=(CALLBACK,))
+    brief = App("brief", CALLBACK, "offline_access user/*.rs")
+    body = brief.redeem(http, consent(Person(server.app), brief, name="anna")["code"]).json()
+    server.auth.clients.add("brief", "offline_access user/Task.rs", redirect_uris=(CALLBACK,))
+    narrower = brief.refresh(http, body["refresh_token"]).json()
+    assert "user/*" not in narrower.get("scope", "")
+    server.auth.remove_client("brief")
+    server.auth.clients.add("brief", "offline_access user/*.rs", redirect_uris=(CALLBACK,))
+    server.auth._cache.clear()
+    assert server.auth.principal(body["access_token"]).client == ""
+
+
+def test_many_wrong_passwords_at_once_are_slowed_too(server, people):
+    server.auth.add_user("rushed", ("reader",), None, "hospital")
+    server.auth.people.set_password("rushed", PASSWORD)
+    person = Person(server.app)
+    fields = dict(Forms(person.http.get("/auth/login").text).to("/auth/login", "password")["fields"])
+    cookies = dict(person.http.cookies)
+    statuses: list[int] = []
+
+    def attempt() -> None:
+        one = TestClient(server.app, base_url=BASE, follow_redirects=False)
+        one.cookies.update(cookies)
+        statuses.append(one.post("/auth/login", data=fields | {"name": "rushed", "password": "wrong"}).status_code)
+
+    threads = [threading.Thread(target=attempt) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [403] * 5 + [429] * 7
+
+
+@pytest.mark.parametrize("path", ["/auth/token", "/auth/introspect", "/auth/revoke"])
+def test_odd_subjects_of_assertions_are_refused(http, path):
+    claims = "eyJzdWIiOiJcdWQ4MDAifQ"  # {"sub":"\ud800"}
+    form = {"client_assertion": f"eyJhbGciOiJFUzM4NCJ9.{claims}.x", "grant_type": "client_credentials", "token": "x"}
+    assert http.post(path, data=form).status_code in (400, 401)
+
+
+def test_an_origin_is_told_as_browsers_tell_it(server, http, people):
+    server.auth.clients.add("ported", "patient/*.rs", redirect_uris=("https://port.example:443/cb",))
+    server.auth.clients._origins = (0.0, frozenset())
+    reply = http.get("/fhir/Patient", headers={"Origin": "https://port.example"})
+    assert reply.headers["access-control-allow-origin"] == "https://port.example"

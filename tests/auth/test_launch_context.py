@@ -199,3 +199,41 @@ def test_an_unknown_grant_type_is_exactly_400(server, case, form):
     reply = http.post("/auth/token", data=form, auth=("robot", "of-a-robot"))
     assert reply.status_code == 400
     assert reply.json()["error"] == "unsupported_grant_type"
+
+
+def test_what_refers_absolutely_opens_the_same_patient(server, person, case, as_, people):
+    subject = {"reference": f"{BASE}/fhir/Patient/{case['patient']}"}
+    klass = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"}
+    made = as_("hospital").post(
+        "Encounter", json={"resourceType": "Encounter", "status": "finished", "class": klass, "subject": subject}
+    )
+    body = launched(person, f"Encounter/{made.json()['id']}", "launch patient/*.rs")
+    assert (body["patient"], body["encounter"]) == (case["patient"], made.json()["id"])
+
+
+def test_no_patient_is_chosen_beside_an_encounter_of_none(server, person, case, as_):
+    klass = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"}
+    made = as_("hospital").post("Encounter", json={"resourceType": "Encounter", "status": "finished", "class": klass}).json()
+    person.sign_in("anna")
+    page = person.http.get(f"/auth/launch?focus=Encounter/{made['id']}")
+    away = person.submit(page, "/auth/launch", app="viewer", intent="")
+    handle = dict(parse_qsl(urlsplit(away.headers["location"]).query))["launch"]
+    app = App("viewer", CALLBACK, "launch patient/*.rs")
+    assert returned(person.follow(person.http.get(app.url(launch=handle))))["error"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "focus", ["Patient", "Patient/{patient}/_history", "Patient/{patient}/$everything", "ImagingStudy/_history", "Task/x"]
+)
+def test_only_a_resource_is_launched_on(person, case, focus):
+    person.sign_in("anna")
+    assert person.http.get(f"/auth/launch?focus={focus.format(**case)}").status_code == 404
+
+
+@pytest.mark.parametrize("more", [{"prompt": "login"}, {"max_age": "0"}])
+def test_an_app_has_the_person_sign_in_anew(person, case, more):
+    person.sign_in("anna")
+    app = App("viewer", CALLBACK, "launch/patient patient/*.rs")
+    page = person.follow(person.http.get(app.url(**more)))
+    assert 'name="password"' in page.text
+    assert 'name="pick"' in person.sign_in("anna", page=page).text

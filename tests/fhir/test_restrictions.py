@@ -5,8 +5,10 @@ https://hl7.org/fhir/R4/consent.html https://eur-lex.europa.eu/eli/reg/2025/327
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from conftest import assert_outcome, order, patient
+from conftest import BASE, assert_outcome, order, patient
 from starlette.testclient import TestClient
 
 PRIVACY = "http://terminology.hl7.org/CodeSystem/consentscope"
@@ -279,3 +281,109 @@ def test_the_log_tells_who_saw_the_record(staff, record, as_, server):
     assert_outcome(staff["anna"].get(f"{subject}/$access-log"), 403, "forbidden")
     other = as_("office").get(f"{subject}/$access-log")
     assert other.status_code == 404
+
+
+# ---------------------------------------------------------------- what an attack found
+
+
+@pytest.mark.parametrize("subject", [{"display": "Jan"}, {"identifier": {"value": "1"}}, {"reference": "#p"}])
+def test_a_restriction_of_nobody_is_refused_and_stops_nothing(hospital, subject, server):
+    body = consent("Patient/x", {}) | {"patient": subject}
+    assert hospital.post("Consent", json=body).status_code == 422
+    row = {"owner": "hospital"} | _planted()
+    server.client[server.name].Consent.update_one({"_id": "planted"}, {"$set": row}, upsert=True)
+    server.client[server.name].signals.update_one({"_id": "consents"}, {"$inc": {"n": 1}}, upsert=True)
+    server.installation.restrictions.refresh()
+    assert hospital.get("Patient").status_code == 200
+    server.client[server.name].Consent.delete_one({"_id": "planted"})
+
+
+def _planted() -> dict:
+    """One from before restrictions were checked."""
+    text = json.dumps(
+        {name: value for name, value in consent("", {}).items() if name != "patient"} | {"patient": {"display": "Jan"}}
+    )
+    tags = {"t": [f"scope={PRIVACY}|patient-privacy"], "acl": ["org/hospital"], "base": ["org/hospital"], "grants": [], "c": []}
+    return tags | {"json": text, "v": 1, "ts": 1, "deleted": False, "g": 0, "sealed": False, "o": {}}
+
+
+def test_absolute_references_restrict_like_relative_ones(staff, record, created):
+    subject, rows = record
+    body = consent(f"{BASE}/fhir/{subject}", {"actor": [actor(f"{BASE}/fhir/Practitioner/hospital-bob")]})
+    created(body)
+    assert shown(staff["bob"], rows) == []
+
+
+@pytest.mark.parametrize("versioned", ["patient", "actor"])
+def test_a_reference_to_a_version_is_refused(record, hospital, versioned, staff):
+    subject = f"{record[0]}/_history/1" if versioned == "patient" else record[0]
+    who = "Practitioner/hospital-bob" + ("/_history/1" if versioned == "actor" else "")
+    assert hospital.post("Consent", json=consent(subject, {"actor": [actor(who)]})).status_code == 422
+
+
+def test_what_refers_absolutely_is_hidden_in_every_version_too(staff, record, created):
+    subject, _ = record
+    made = created(
+        {
+            "resourceType": "Observation",
+            "status": "final",
+            "code": {"text": "x"},
+            "subject": {"reference": f"{BASE}/fhir/{subject}"},
+        }
+    )
+    created(consent(subject, {"actor": [actor("Practitioner/hospital-bob")]}))
+    for path in ("", "/_history", "/_history/1"):
+        assert staff["bob"].get(f"Observation/{made['id']}{path}").status_code == 404
+    assert made["id"] not in staff["bob"].get("Observation/_history?_count=200").text
+
+
+def test_what_was_deleted_stays_hidden(staff, record, created, hospital):
+    subject, rows = record
+    created(consent(subject, {"actor": [actor("Practitioner/hospital-bob")]}))
+    observation = rows[2]
+    assert hospital.delete(observation).status_code == 204
+    for path in ("", "/_history", "/_history/1"):
+        assert staff["bob"].get(f"{observation}{path}").status_code == 404
+    assert hospital.get(observation).status_code == 410
+    assert_outcome(hospital.delete(subject), 409, "conflict")  # the restriction rests on it
+
+
+def test_what_cannot_say_whose_it_is_is_hidden_where_it_names_the_patient(staff, record, created):
+    subject, _ = record
+    rows = [
+        created({"resourceType": "List", "status": "current", "mode": "working", "entry": [{"item": {"reference": subject}}]}),
+        created(
+            {"resourceType": "Binary", "contentType": "text/plain", "securityContext": {"reference": subject}, "data": "eA=="}
+        ),
+    ]
+    created(consent(subject, {"actor": [actor("Practitioner/hospital-bob")]}))
+    for row in rows:
+        assert staff["bob"].get(f"{row['resourceType']}/{row['id']}").status_code == 404
+        assert row["id"] not in staff["bob"].get(f"{row['resourceType']}?_count=200").text
+        assert staff["anna"].get(f"{row['resourceType']}/{row['id']}").status_code == 200
+
+
+def test_a_restriction_is_of_the_person_whichever_record_it_is_written_on(staff, created, hospital):
+    old = created(patient())
+    new = created(patient(link=[{"other": {"reference": f"Patient/{old['id']}"}, "type": "replaces"}]))
+    pair = [f"Patient/{row['id']}" for row in (old, new)]
+    assert shown(staff["bob"], pair) == pair
+    for one in pair:
+        made = created(consent(one, {"actor": [actor("Practitioner/hospital-bob")]}))
+        assert shown(staff["bob"], pair) == []
+        hospital.delete(f"Consent/{made['id']}")
+
+
+def test_what_looks_like_a_restriction_and_is_none_is_refused(record, hospital, staff, as_):
+    turned = {"type": "permit", "provision": [{"type": "deny", "actor": [actor("Practitioner/hospital-bob")]}]}
+    assert_outcome(hospital.post("Consent", json=consent(record[0], turned)), 422, "not-supported")
+    limited = [{"type": "permit", "actor": [actor("Practitioner/hospital-anna")], "period": {"end": "2020-01-01"}}]
+    assert_outcome(hospital.post("Consent", json=consent(record[0], {"provision": limited})), 422, "not-supported")
+
+
+def test_a_review_that_rejects_ends_the_emergency(staff, restricted):
+    subject, rows = restricted
+    task = staff["bob"].post(f"{subject}/$break-glass", json=parameters(reason="Unconscious, bleeding")).json()
+    assert shown(staff["bob"], rows) == rows
+    assert staff["quality"].put(f"Task/{task['id']}", json=task | {"status": "rejected"}).status_code == 200
+    assert shown(staff["bob"], rows) == []
