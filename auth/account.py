@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from auth.authorize import Records, principal_of
 from auth.external import Provider, Providers, Refused
 from auth.keys import Seal
 from auth.server import Server
@@ -25,8 +26,8 @@ HOME = "/auth/apps"
 class Account:
     """The pages about a person's own account."""
 
-    def __init__(self, server: Server, seal: Callable[[], Seal], providers: Providers) -> None:
-        self._server, self._store = server, server.store
+    def __init__(self, server: Server, seal: Callable[[], Seal], providers: Providers, records: Records) -> None:
+        self._server, self._store, self._records = server, server.store, records
         self._seal, self._providers = seal, providers
 
     # ------------------------------------------------------------ signing in
@@ -56,6 +57,8 @@ class Account:
 
     def second(self, visit: Visit) -> Shown:
         """The code of the person's authenticator."""
+        if visit.method != "POST":  # the other language was chosen here
+            return see("/auth/login", next=inside(visit.query.get("next")) or HOME)
         first = self._seal().open(visit.form.get("first", "")) or {}
         then, name = visit.form.get("next"), str(first.get("second") or "")
         user = self._store.people.get(name) if name and first.get("until", 0) > time.time() else None
@@ -70,7 +73,8 @@ class Account:
 
     def _asked(self, visit: Visit, then: str | None, wrong: str = "", status: int = 200) -> Shown:
         offered = [(provider.name, provider.title) for provider in self._providers.all()]
-        return page(visit, "login", status, next=inside(then) or "", wrong=wrong, providers=offered)
+        typed = visit.form.get("name", "")[:200]
+        return page(visit, "login", status, next=inside(then) or "", wrong=wrong, providers=offered, typed=typed)
 
     def _waits(self, visit: Visit, name: str) -> bool:
         """Each attempt counts as a failure until it is known to be none, so that many at once are not all let through."""
@@ -103,6 +107,8 @@ class Account:
     def external(self, visit: Visit, name: str) -> Shown:
         """Off to the provider: state, nonce and verifier travel sealed in the state, bound to this browser."""
         provider = self._providers.get(name)
+        if provider is not None and visit.method != "POST":
+            return see("/auth/login")
         if provider is None or visit.method != "POST" or not visit.genuine():
             return failure(visit, "again", 404 if provider is None else 403)
         try:
@@ -142,7 +148,10 @@ class Account:
         for grant in self._store.grants.of_user(visit.person["_id"]):
             client = self._store.clients.get(grant["client"])
             if client and self._store.in_use(grant):
-                rows.append({"grant": grant, "client": client, "scopes": grant["scope"].split()})
+                patient = grant["context"].get("patient")
+                found = self._records.context(principal_of(visit.person), f"Patient/{patient}") if patient else None
+                scopes = grant["scope"].split()
+                rows.append({"grant": grant, "client": client, "scopes": scopes, "patient": (found or {}).get("title")})
         return page(visit, "apps", rows=rows)
 
     def revoked(self, visit: Visit) -> None:

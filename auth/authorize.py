@@ -19,6 +19,7 @@ from auth.visit import Shown, Visit, failure, page, see
 
 _PEOPLE = frozenset({"patient", "user"})
 _LONGEST = 4096
+MOST_CHOICES = 20
 Context = dict[str, Any]
 
 
@@ -159,6 +160,8 @@ class Authorization:
         if visit.method == "POST" and not visit.genuine():
             return failure(visit, "again", 403)
         context = dict(pending["context"])
+        if visit.method == "POST" and visit.form.get("decision") == "deny":
+            return self._declined(request, visit, tx, "access_denied", "The person declined.")
         kind = self._missing(request, context)
         if visit.method == "POST" and kind and visit.form.get("pick") == kind:
             context = self._picked(visit, tx, kind, context)
@@ -168,7 +171,7 @@ class Authorization:
             return self._declined(request, visit, tx, "invalid_request", "What was opened is of no patient.")
         if kind:
             return self._picker(visit, request, tx, kind, context)
-        if visit.method == "POST" and "decision" in visit.form:
+        if visit.method == "POST" and visit.form.get("decision") == "allow":
             return self._decided(visit, request, tx, context)
         return self._consent(visit, request, tx, context)
 
@@ -214,7 +217,15 @@ class Authorization:
         client = self._server.query_client(request.payload.client_id)
         assert client is not None
         return page(
-            visit, "pick", tx=tx, kind=kind, rows=rows, words=words, app=client.document["name"], optional=kind != "Patient"
+            visit,
+            "pick",
+            tx=tx,
+            kind=kind,
+            rows=rows,
+            words=words,
+            app=client.document["name"],
+            optional=kind != "Patient",
+            more=len(rows) >= MOST_CHOICES,
         )
 
     def _picked(self, visit: Visit, tx: str, kind: str, context: Context) -> Context:
@@ -253,6 +264,7 @@ class Authorization:
             client=client.document,
             scopes=self._asked_of(visit, request),
             patient=(patient or {}).get("title"),
+            everybody=any((scope := parse(text)) and scope.level == "user" for text in self._asked_of(visit, request)),
             where=_place(request.payload.redirect_uri),
         )
 
@@ -263,8 +275,6 @@ class Authorization:
 
     def _decided(self, visit: Visit, request: AskedRequest, tx: str, context: Context) -> Shown:
         client = request.payload.client_id
-        if visit.form["decision"] != "allow":
-            return self._declined(request, visit, tx, "access_denied", "The person declined.")
         offered = self._asked_of(visit, request)
         granted = _chosen(visit.many.get("scope", []), offered)
         if not any(parse(text) or text in scopes.IDENTITY for text in granted):
@@ -299,7 +309,16 @@ def _chosen(submitted: list[str], offered: list[str]) -> list[str]:
     """
     kept = [text for text in dict.fromkeys(submitted) if text in offered or scopes.subset(text, " ".join(offered))]
     parts = {(scope.level, scope.type) for text in kept if (scope := parse(text)) and scope.query and text not in offered}
-    return [text for text in kept if not ((s := parse(text)) and not s.query and (s.level, s.type) in parts)]
+    narrowed_levels = {level for level, _ in parts}
+    return [
+        text
+        for text in kept
+        if not (
+            (s := parse(text))
+            and not s.query
+            and ((s.level, s.type) in parts or (s.type == "*" and s.level in narrowed_levels))
+        )
+    ]
 
 
 def _place(redirect_uri: str) -> str:

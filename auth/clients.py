@@ -6,11 +6,12 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html
 from __future__ import annotations
 
 import time
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote, unquote_plus
 
 from authlib.oauth2.rfc6749 import ClientMixin
-from authlib.oauth2.rfc6749.util import extract_basic_authorization
 
 from auth import keys
 from auth.jwks import KeySets
@@ -62,11 +63,10 @@ def client_auth_methods(store: AuthStore, audiences: tuple[str, ...]) -> dict[st
     key_sets = KeySets()
 
     def basic(_: Any, request: Any) -> Client | None:
-        try:
-            client_id, secret = extract_basic_authorization(request.headers)
-        except ValueError:  # not UTF-8
-            return None
-        return _with_secret(client_id, secret, request)
+        for client_id, secret in basic_credentials(request.headers):
+            if found := _with_secret(client_id, secret, request):
+                return found
+        return None
 
     def post(_: Any, request: Any) -> Client | None:
         return _with_secret(request.form.get("client_id"), request.form.get("client_secret"), request)
@@ -104,6 +104,20 @@ def client_auth_methods(store: AuthStore, audiences: tuple[str, ...]) -> dict[st
         return Client(found) if found else None
 
     return {"private_key_jwt": private_key_jwt, "client_secret_basic": basic, "client_secret_post": post, "none": none}
+
+
+def basic_credentials(headers: Any) -> list[tuple[str, str]]:
+    """Id and secret, form-encoded as RFC 6749 2.3.1 says, or as they are, as many clients send them; each reading once."""
+    scheme, _, encoded = str(headers.get("Authorization", "")).partition(" ")
+    try:
+        text = b64decode(encoded, validate=True).decode() if scheme.lower() == "basic" else ""
+    except ValueError:
+        return []
+    if ":" not in text:
+        return []
+    raw = text.split(":", 1)
+    readings = [tuple(read(part) for part in raw) for read in (unquote_plus, unquote, str)]
+    return list(dict.fromkeys(readings))  # type: ignore[arg-type]
 
 
 def proofs(headers: Any, form: Any) -> int:

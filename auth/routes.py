@@ -62,7 +62,7 @@ def install(
 ) -> None:
     """The routes of the authorization server."""
     providers = Providers(server.store, server.issuer, seal)
-    account, launch = Account(server, seal, providers), Launch(server, records)
+    account, launch = Account(server, seal, providers, records), Launch(server, records)
     authorization = Authorization(server, records)
     cookies = Cookies(server.issuer.startswith("https://"))
     server.style_url = f"{server.issuer}{pages.STYLE_PATH}"
@@ -114,7 +114,7 @@ def install(
         ("authorize", authorization.asked, ["GET", "POST"]),
         ("continue", authorization.continued, ["GET", "POST"]),
         ("login", account.login, ["GET", "POST"]),
-        ("code", account.second, ["POST"]),
+        ("code", account.second, ["GET", "POST"]),
         ("logout", account.logout, ["GET", "POST"]),
         ("apps", account.apps, ["GET", "POST"]),
         ("launch", launch.opened, ["GET", "POST"]),
@@ -122,7 +122,7 @@ def install(
     )
     for path, show, methods in shown:
         app.add_route(f"/auth/{path}", page_endpoint(show), methods=methods)
-    app.add_route("/auth/login/{provider}", provider_endpoint(account.external), methods=["POST"])
+    app.add_route("/auth/login/{provider}", provider_endpoint(account.external), methods=["GET", "POST"])
     app.add_route("/auth/login/{provider}/return", provider_endpoint(account.returned), methods=["GET"])
     smart = document(lambda: discovery.smart_configuration(server))
     openid = document(lambda: discovery.openid_configuration(server))
@@ -204,7 +204,7 @@ def _shown(
     options: dict[str, Any] = {"httponly": True, "secure": cookies.secure, "samesite": "lax", "path": "/"}
     if new:
         response.set_cookie(cookies.visit, browser, max_age=_WEEK, **options)
-    if "lang" in query:
+    if "lang" in query or "ui_locales" in query:
         response.set_cookie("lang", visit.language.code, max_age=52 * _WEEK, **options)
     if result.cookie:
         response.set_cookie(cookies.session, result.cookie, **options)

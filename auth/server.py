@@ -18,10 +18,9 @@ from authlib.common.urls import add_params_to_uri
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import AuthorizationServer, OAuth2Payload, OAuth2Request
 from authlib.oauth2.rfc6749.errors import InvalidScopeError
-from authlib.oauth2.rfc6749.util import extract_basic_authorization
 
 from auth import keys
-from auth.clients import Client, client_auth_methods, proofs
+from auth.clients import Client, basic_credentials, client_auth_methods, proofs
 from auth.endpoints import Introspection, Revocation
 from auth.grants import GRANTS
 from auth.scopes import parse, special
@@ -145,10 +144,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 
     def _named(self, request: AskedRequest) -> str:
         """The client that the request is said to be from."""
-        try:
-            by_header = extract_basic_authorization(request.headers)[0] or ""
-        except ValueError:
-            by_header = ""
+        by_header = next(iter(basic_credentials(request.headers)), ("", ""))[0]
         by_assertion = keys.unverified_subject(request.form.get("client_assertion", ""))
         return (request.form.get("client_id") or by_assertion or by_header)[:200]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -70,6 +71,17 @@ class Running:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def commands(self, *many: tuple[str, ...], given: str = "") -> list[str]:
+        """Some commands in one process, which is faster: their lines, in order."""
+        run = "import json, sys; from fhirserver.__main__ import main\nsys.exit(any(map(main, json.loads(sys.argv[1]))))"
+        arguments = json.dumps([[*one, "--data", str(self.folder / "data")] for one in many])
+        done = subprocess.run(
+            [sys.executable, "-c", run, arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60, input=given,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().splitlines()
 
     def client(
         self, id_: str, organization: str | None = None, *, user: str | None = None, scope: str = "system/*.cruds"

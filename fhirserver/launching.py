@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from auth.authorize import Access, Choice
+from auth.authorize import MOST_CHOICES, Access, Choice
 from auth.principal import Principal
 from auth.scopes import CONTEXTS
 from fhirserver.dispatch import dispatch
@@ -20,7 +20,6 @@ from fhirserver.search.reference import local, relative
 from fhirserver.validation import Document, loads
 
 NewContext = Callable[[Principal], Context]
-_MOST = 20
 # what of other types belongs to the same case: (its type, the parameter by which it refers to the focus)
 _REFERRING = {
     "ServiceRequest": (("ImagingStudy", "basedon"), ("DiagnosticReport", "based-on")),
@@ -108,7 +107,7 @@ class Launching:
         return found
 
     def _search(self, principal: Principal, type_: str, *pairs: tuple[str, str]) -> list[Document]:
-        asked = (*pairs, ("_count", str(_MOST)), ("_sort", "-_lastUpdated"))
+        asked = (*pairs, ("_count", str(MOST_CHOICES)), ("_sort", "-_lastUpdated"))
         try:
             context = self._new_context(principal)
             reply = dispatch(context, Request("GET", type_, asked))
@@ -142,7 +141,8 @@ def _titled(row: Document) -> str:
     coded: Any = code if isinstance(code, dict) else {}
     shown = coded.get("text") or next((c.get("display") or c.get("code") for c in coded.get("coding", ())), None)
     modalities = "/".join(c.get("code", "") for c in row.get("modality", ()) if isinstance(c, dict))
-    return " ".join(part for part in (modalities, row.get("description") or shown or row["resourceType"]) if part)
+    said = row.get("description") or shown or row["resourceType"]
+    return said if said.startswith(modalities) else f"{modalities} {said}"
 
 
 def _detail(row: Document) -> str:

@@ -198,4 +198,6 @@ def unexpected(error: Exception) -> Response:
 async def _http_error(_: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     told = {404: NotFound("There is nothing at this path."), 405: MethodNotAllowed("This path does not have this method.")}
-    return failed(told.get(error.status_code) or BadRequest(str(error.detail)))
+    answer = failed(told.get(error.status_code) or BadRequest(str(error.detail)))
+    answer.headers.update(error.headers or {})  # Allow
+    return answer

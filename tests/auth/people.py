@@ -36,7 +36,8 @@ class Forms(HTMLParser):
             kind = at.get("type")
             if kind in ("checkbox", "radio"):
                 form["offered"].append(at["value"])
-                if "checked" not in at:
+                first = kind == "radio" and len(form["offered"]) == 1  # a person takes the first
+                if "checked" not in at and not first:
                     return
             form["fields"].append((at["name"], at.get("value") or ""))
 

@@ -333,7 +333,8 @@ def test_many_wrong_passwords_at_once_are_slowed_too(server, people):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(statuses) == [403] * 5 + [429] * 7
+    assert set(statuses) <= {403, 429}
+    assert statuses.count(403) <= 5
 
 
 @pytest.mark.parametrize("path", ["/auth/token", "/auth/introspect", "/auth/revoke"])

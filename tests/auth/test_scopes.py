@@ -23,7 +23,7 @@ QUERIES = (
     "?category=laboratory&status=final",
     "?status=final&category=laboratory",
 )
-IDENTITIES = ("openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access", "online_access", "introspect")
+IDENTITIES = ("openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access", "online_access", "__introspect")
 
 # ---------------------------------------------------------------------------------------------------- grammar
 

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -28,12 +30,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from joserfc.jwk import RSAKey
-from people import PASSWORD, Forms, Person
+from joserfc.jwk import ECKey, RSAKey
+from people import PASSWORD, App, Forms, Person
 from started import Running
 
 HERE = Path(__file__).parent / "smart"
 KEY = RSAKey.generate_key(2048, {"kid": "robot", "alg": "RS384", "use": "sig", "key_ops": ["sign"]})
+CURVE = ECKey.generate_key("P-384", {"kid": "curve", "alg": "ES384", "use": "sig", "key_ops": ["sign"]})
+CALLBACK = "https://app.example/cb"
+PYTHON = "launch/patient openid offline_access patient/*.rs"
+STRICT = "openid fhirUser profile offline_access launch/patient patient/Patient.rs user/Task.rs"
+BROWSER = "launch launch/patient launch/diagnosticreport openid fhirUser offline_access online_access patient/*.rs user/*.rs"
+SECRET = "s3cret/with+signs="
+SECRETS = ("100%/a+b=c:d", "two words")
+CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 _SECONDS = 120
 
 
@@ -86,20 +96,57 @@ def ca(running: Running) -> Path:
 
 
 @pytest.fixture(scope="module")
-def case(running: Running) -> dict[str, str]:
-    """A reader of the hospital, a patient with a study and a report."""
-    admin = "user", "add", "root", "--role", "administrator", "--organization", "hospital"
-    running.command(*admin)
-    boss = running.client("boss", "hospital", user="root", scope="user/*.cruds")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, str]]:
+    """A folder, the app's own origin at which it is served, and another one."""
+    folder = tmp_path_factory.mktemp("web")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) for _ in range(2)]
+    for server in servers:
+        Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{servers[0].server_port}", f"http://127.0.0.1:{servers[1].server_port}"
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def case(running: Running, web: tuple[Path, str, str]) -> dict[str, str]:
+    """The people and apps; a patient of the hospital with a study, a report and findings; ``totp`` is Tom's second factor."""
+    (running.folder / "keys.json").write_text(json.dumps({"keys": [key.as_dict(private=False) for key in (KEY, CURVE)]}))
+    ours, keys = ("--organization", "hospital"), ("--jwks", str(running.folder / "keys.json"))
+    all_, python, app = ("--scope", "system/*.cruds user/*.cruds"), ("--redirect-uri", CALLBACK, "--scope", PYTHON), web[1]
+    pages = ("--redirect-uri", f"{app}/app.html", "--redirect-uri", f"{app}/nothing.html", "--launch-uri", f"{app}/launch.html")
+    lines = running.commands(
+        ("user", "add", "root", "--role", "administrator", *ours),
+        ("user", "add", "anna", "--role", "reader", "--practitioner", "hospital-anna", "--display", "Dr Anna Lis", *ours),
+        ("user", "add", "tom", "--role", "clerk", *ours),
+        ("user", "password", "anna"),
+        ("user", "password", "tom"),
+        ("client", "add", "ehr", "--secret", "secret of ehr", *all_, *ours),
+        ("client", "add", "robot", *keys, "--scope", "system/*.rs", *ours),
+        ("client", "add", "strict-app", *keys, "--redirect-uri", CALLBACK, "--scope", f"{STRICT} system/Patient.rs", *ours),
+        ("client", "add", "python-public", "--public", *python),
+        ("client", "add", "python-secret", "--secret", SECRET, *python),
+        ("client", "add", "browser-app", "--public", "--name", "CT viewer", *pages, "--scope", BROWSER),
+        *(("client", "add", f"words-{i}", "--secret", one, "--scope", "system/Patient.rs") for i, one in enumerate(SECRETS)),
+        ("user", "totp", "tom"),
+        ("token", "--client", "ehr", "--scope", "user/*.cruds", "--user", "root"),
+        ("token", "--client", "ehr", "--scope", "system/*.cruds"),
+        given=f"{PASSWORD}\n{PASSWORD}\n",
+    )
+    totp, boss, system = lines[-3:]
+    http = httpx.Client(base_url=f"{running.url}/fhir", timeout=30, verify=running.verify)
+    running.clients.append(http)
     practitioner = {"resourceType": "Practitioner", "id": "hospital-anna", "name": [{"family": "Lis", "given": ["Anna"]}]}
-    assert boss.put("Practitioner/hospital-anna", json=practitioner).status_code == 201
-    person = ("user", "add", "anna", "--role", "reader", "--practitioner", "hospital-anna", "--organization", "hospital")
-    running.command(*person, "--display", "Dr Anna Lis")
-    running.command("user", "password", "anna", given=f"{PASSWORD}\n")
-    ehr = running.client("ehr", "hospital")
+    put = http.put("Practitioner/hospital-anna", json=practitioner, headers={"Authorization": f"Bearer {boss}"})
+    assert put.status_code == 201, put.text
 
     def made(type_: str, **members: Any) -> str:
-        reply = ehr.post(type_, json={"resourceType": type_} | members)
+        reply = http.post(type_, json={"resourceType": type_} | members, headers={"Authorization": f"Bearer {system}"})
         assert reply.status_code == 201, reply.text
         return str(reply.json()["id"])
 
@@ -110,7 +157,13 @@ def case(running: Running) -> dict[str, str]:
         "DiagnosticReport", status="final", code={"text": "CT of the head"}, subject=subject,
         imagingStudy=[{"reference": f"ImagingStudy/{study}"}],
     )  # fmt: skip
-    return {"patient": patient, "study": study, "report": report}
+    found = {
+        name: made("Observation", status="final", code={"text": name}, subject=subject,
+                   category=[{"coding": [{"system": CATEGORY, "code": name}]}])
+        for name in ("laboratory", "vital-signs")
+    }  # fmt: skip
+    secret = dict(parse_qsl(urlsplit(totp).query))["secret"]
+    return {"patient": patient, "study": study, "report": report, "totp": secret} | found
 
 
 def person_at(running: Running) -> Person:
@@ -119,14 +172,14 @@ def person_at(running: Running) -> Person:
     return Person.at(http, running.url)
 
 
-def through_the_pages(person: Person, url: str) -> str:
+def through_the_pages(person: Person, url: str, decision: str = "allow") -> str:
     """Sign in, choose, allow: the URL that the app is called back with."""
     page = person.follow(person.http.get(url))
     page = person.sign_in("anna", page=page) if 'name="password"' in page.text else page
     while 'name="pick"' in page.text:
         offered = Forms(page.text).to("/auth/continue", "pick")["offered"]
         page = person.submit(page, "/auth/continue", "pick", chosen=offered[0])
-    reply = person.submit(page, "/auth/continue", "scope", decision="allow")
+    reply = person.submit(page, "/auth/continue", "scope", decision=decision)
     assert reply.status_code == 303, reply.text
     return reply.headers["location"]
 
@@ -171,31 +224,42 @@ import json, sys
 from fhirclient import client
 setup = json.loads(sys.argv[1])
 smart = client.FHIRClient(settings={
-    "app_id": "python-app", "api_base": setup["fhir"], "redirect_uri": setup["redirect_uri"], "scope": setup["scope"],
+    "app_id": setup["client"], "app_secret": setup["secret"], "api_base": setup["fhir"], "redirect_uri": setup["redirect_uri"],
+    "scope": setup["scope"],
 })
 print(json.dumps({"url": smart.authorize_url}), flush=True)
 smart.handle_callback(sys.stdin.readline().strip())
 from fhirclient.models.diagnosticreport import DiagnosticReport
 reports = DiagnosticReport.where(struct={"patient": smart.patient_id}).perform_resources(smart.server)
-first = smart.patient.as_json()
+first, held = smart.patient.as_json(), (smart.server.auth.access_token, smart.server.auth.refresh_token)
 again = smart.reauthorize()
-print(json.dumps({"patient": first, "reports": [r.id for r in reports], "again": bool(again), "ready": smart.ready}))
+renewed = smart.server.auth.access_token != held[0] and smart.server.auth.refresh_token != held[1]
+read = DiagnosticReport.read(reports[0].id, smart.server)
+print(json.dumps({
+    "patient": first, "reports": [r.id for r in reports], "again": bool(again), "renewed": renewed, "read": read.as_json(),
+}))
 """
 
 
-def test_fhirclient_from_pypi_launches_standalone_reads_and_reauthorizes(running, case, ca):
-    scope = "launch/patient openid offline_access patient/*.rs"
-    redirect = "https://app.example/callback"
-    running.command("client", "add", "python-app", "--public", "--redirect-uri", redirect, "--scope", scope)
-    setup = {"fhir": f"{running.url}/fhir", "redirect_uri": redirect, "scope": scope}
+@pytest.mark.parametrize(("client", "secret"), [("python-public", None), ("python-secret", SECRET)])
+def test_fhirclient_from_pypi_launches_standalone_reads_and_reauthorizes(running, case, ca, client, secret):
+    setup = {"client": client, "secret": secret, "fhir": f"{running.url}/fhir", "redirect_uri": CALLBACK, "scope": PYTHON}
     environment = os.environ | {"REQUESTS_CA_BUNDLE": str(ca), "PYTHONWARNINGS": "ignore"}
-    told = conversation(
-        [sys.executable, "-c", PYPI, json.dumps(setup)], environment, lambda url: through_the_pages(person_at(running), url)
-    )
+    went: list[str] = []
+
+    def browse(url: str) -> str:
+        went.append(url)
+        return through_the_pages(person_at(running), url)
+
+    told = conversation([sys.executable, "-c", PYPI, json.dumps(setup)], environment, browse)
+    asked = parse_qs(urlsplit(went[0]).query)
+    assert went[0].startswith(f"{running.url}/auth/authorize?"), "as the CapabilityStatement says"
+    assert (asked["code_challenge_method"], asked["aud"]) == (["S256"], [f"{running.url}/fhir"])
     assert told["patient"]["id"] == case["patient"]
     assert told["patient"]["name"][0]["family"] == "Nowak"
     assert told["reports"] == [case["report"]]
-    assert told["again"] is True
+    assert (told["again"], told["renewed"]) == (True, True)
+    assert told["read"]["imagingStudy"] == [{"reference": f"ImagingStudy/{case['study']}"}]
 
 
 def conversation(command: list[str], environment: dict[str, str], browse: Any) -> dict[str, Any]:
@@ -205,92 +269,136 @@ def conversation(command: list[str], environment: dict[str, str], browse: Any) -
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        patience = Timer(_SECONDS, process.kill)
+        patience.start()
         try:
             first = process.stdout.readline()
             assert first, process.communicate(timeout=10)[1]
             back = browse(json.loads(first)["url"])
             out, err = process.communicate(f"{back}\n", timeout=_SECONDS)
         finally:
+            patience.cancel()
             process.kill()
     assert process.returncode == 0, err
     return dict(json.loads(out.strip().splitlines()[-1]))
 
 
+def ran(command: list[str], environment: dict[str, str]) -> str:
+    """What it printed. When it takes too long it is ended with all that it started."""
+    process = subprocess.Popen(
+        command, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=_SECONDS)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    assert process.returncode == 0, out + err
+    return out
+
+
 # ---------------------------------------------------------------- openid-client, npm
 
 
-def test_openid_client_is_content_with_discovery_tokens_introspection_and_revocation(running, case, ca, node):
-    keys = running.folder / "keys.json"
-    keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
-    redirect, scope = (
-        "https://app.example/cb",
-        "openid fhirUser profile offline_access launch/patient patient/Patient.rs user/Task.rs",
-    )
-    registered = ("--redirect-uri", redirect, "--scope", f"{scope} system/Patient.rs", "--organization", "hospital")
-    running.command("client", "add", "strict-app", "--jwks", str(keys), *registered)
-    setup = {
-        "issuer": running.url,
-        "client": "strict-app",
-        "jwk": KEY.as_dict(private=True),
-        "redirect_uri": redirect,
-        "scope": scope,
-    }
-    environment = os.environ | {"NODE_EXTRA_CA_CERTS": str(ca), "SETUP": json.dumps(setup)}
-    told = conversation(["node", str(node / "openid.mjs")], environment, lambda url: through_the_pages(person_at(running), url))
-    assert told["claims"]["fhirUser"] == f"{running.url}/fhir/Practitioner/hospital-anna"
-    assert told["claims"]["name"] == "Dr Anna Lis"
+@pytest.fixture(scope="module")
+def strict(running: Running, case: dict[str, str], ca: Path, node: Path) -> Any:
+    """openid-client as a registered app: how its person decides, and what it is set up with -> what it tells."""
+    given = {"issuer": running.url, "client": "strict-app", "jwk": KEY.as_dict(private=True), "scope": STRICT}
+
+    def run(browse: Any = None, **more: Any) -> dict[str, Any]:
+        environment = {"NODE_EXTRA_CA_CERTS": str(ca), "SETUP": json.dumps(given | more)}
+        command = ["node", str(node / "openid.mjs")]
+        if browse is None:
+            return dict(json.loads(ran(command, environment).strip().splitlines()[-1]))
+        return conversation(command, os.environ | environment, browse)
+
+    return run
+
+
+def test_openid_client_is_content_with_discovery_tokens_introspection_and_revocation(running, case, strict):
+    told = strict(lambda url: through_the_pages(person_at(running), url), redirect_uri=CALLBACK)
+    claims = told["claims"]
+    assert claims["fhirUser"] == f"{running.url}/fhir/Practitioner/hospital-anna"
+    assert claims["name"] == "Dr Anna Lis"
+    assert (claims["iss"], claims["aud"], claims["nonce"]) == (running.url, "strict-app", told["nonce"])
+    assert told["iss"] == running.url, "iss of RFC 9207"
     assert told["first"]["patient"] == told["refreshed"]["patient"] == case["patient"]
-    assert (told["active"]["active"], told["active"]["scope"]) == (True, scope)
-    assert told["active"]["sub"] == told["claims"]["sub"]
+    assert told["first"]["scope"] == told["refreshed"]["scope"] == STRICT
+    assert told["refreshed"]["refresh_token"] != told["first"]["refresh_token"]
+    assert (told["active"]["active"], told["active"]["scope"], told["active"]["client_id"]) == (True, STRICT, "strict-app")
+    assert (told["active"]["sub"], told["active"]["patient"]) == (claims["sub"], case["patient"])
     assert told["ended"] == {"active": False}
+    assert told["later"] == "invalid_grant", "a revoked refresh token"
+    assert told["again"] == "invalid_grant", "a code that was used"
     assert (told["system"]["scope"], told["system"]["expires_in"]) == ("system/Patient.rs", 300)
+    assert "refresh_token" not in told["system"]
+
+
+def test_openid_client_is_told_with_iss_and_state_that_the_person_declined(running, case, strict):
+    """ "including error responses": https://www.rfc-editor.org/rfc/rfc9207#section-2"""
+    told = strict(lambda url: through_the_pages(person_at(running), url, "deny"), redirect_uri=CALLBACK, declines=True)
+    assert told == {"refused": "access_denied", "iss": running.url}
+
+
+def test_openid_client_authenticates_with_es384(running, case, strict):
+    told = strict(jwk=CURVE.as_dict(private=True), scope="system/Patient.rs")
+    assert (told.get("scope"), told.get("token_type"), told.get("expires_in")) == ("system/Patient.rs", "bearer", 300), told
+
+
+@pytest.mark.parametrize("which", range(len(SECRETS)), ids=SECRETS)
+def test_a_client_secret_is_form_encoded_in_http_basic(strict, which):
+    """The value of application/x-www-form-urlencoded: https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1"""
+    told = strict(client=f"words-{which}", secret=SECRETS[which], scope="system/Patient.rs")
+    assert told.get("scope") == "system/Patient.rs", told
+
+
+@pytest.mark.parametrize("parameter", [{"prompt": "login"}, {"max_age": "0"}], ids=["prompt=login", "max_age=0"])
+def test_a_signed_in_person_signs_in_again_where_the_app_asks_for_it(running, case, strict, parameter):
+    """ "MUST attempt to actively re-authenticate": https://openid.net/specs/openid-connect-core-1_0.html#AuthRequest
+
+    SMART itself does not require it: "Support is not required for parameters that OIDC lists as optional".
+    """
+    person, shown = person_at(running), []
+    person.sign_in("anna")
+
+    def browse(url: str) -> str:
+        shown.append('name="password"' in person.follow(person.http.get(url)).text)
+        return through_the_pages(person, url)
+
+    told = strict(browse, redirect_uri=CALLBACK, more=parameter)
+    assert told["claims"]["auth_time"]
+    assert shown == [True]
 
 
 # ---------------------------------------------------------------- fhirclient.js in Chromium
 
 
-@pytest.fixture
-def web(node: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """The app on its own origin, and the same pages on another one."""
-    shutil.copy(node / "node_modules" / "fhirclient" / "build" / "fhir-client.js", tmp_path)
-    for name in ("launch.html", "app.html", "nothing.html"):
-        shutil.copy(node / name, tmp_path)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
-
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) for _ in range(2)]
-    for server in servers:
-        Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{servers[0].server_port}", f"http://127.0.0.1:{servers[1].server_port}"
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_fhirclient_js_launches_from_a_report_and_standalone_in_a_browser(running, case, node, web):
+@pytest.fixture(scope="module")
+def browse(running: Running, case: dict[str, str], node: Path, web: tuple[Path, str, str]) -> Any:
+    """A flow of browser.mjs, in a Chromium of its own -> what it tells."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("chromium is not installed: make test-tools")
-    app, elsewhere = web
-    scope = "launch launch/patient launch/diagnosticreport openid fhirUser offline_access online_access patient/*.rs user/*.rs"
-    places = ("--redirect-uri", f"{app}/app.html", "--launch-uri", f"{app}/launch.html")
-    running.command("client", "add", "browser-app", "--public", "--name", "CT viewer", *places, "--scope", scope)
-    setup = {
+    folder, app, elsewhere = web
+    shutil.copy(node / "node_modules" / "fhirclient" / "build" / "fhir-client.js", folder)
+    for name in ("launch.html", "app.html", "nothing.html"):
+        shutil.copy(node / name, folder)
+    given = {
         "base": running.url, "fhir": f"{running.url}/fhir", "app": app, "elsewhere": elsewhere, "chromium": chromium, "user": "anna",
-        "password": PASSWORD, "focus": f"DiagnosticReport/{case['report']}", "shots": os.environ.get("FHIRSERVER_SHOTS"),
-        "viewport": json.loads(os.environ.get("FHIRSERVER_VIEWPORT", "null")),
+        "password": PASSWORD, "patient": case["patient"], "focus": f"DiagnosticReport/{case['report']}",
     }  # fmt: skip
-    done = subprocess.run(
-        ["node", str(node / "browser.mjs")],
-        env=os.environ | {"SETUP": json.dumps(setup)},
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def run(flow: str, **more: Any) -> dict[str, Any]:
+        environment = {"SETUP": json.dumps(given | {"flow": flow} | more), "TMPDIR": str(running.folder)}
+        told = json.loads(ran(["node", str(node / "browser.mjs")], environment).strip().splitlines()[-1])
+        return dict(told)
+
+    return run
+
+
+def test_fhirclient_js_launches_from_a_report_and_standalone_in_a_browser(running, case, browse):
+    told = browse("launches")
     assert "error" not in told, told
     context = [{"reference": f"DiagnosticReport/{case['report']}"}, {"reference": f"ImagingStudy/{case['study']}"}]
     for flow, expected in (("standalone", context[:1]), ("launched", context)):
@@ -302,30 +410,79 @@ def test_fhirclient_js_launches_from_a_report_and_standalone_in_a_browser(runnin
         assert got["told"]["fhirContext"] == expected
         assert got["rotated"] is True
     assert (told["launched"]["told"]["intent"], told["launched"]["told"]["need_patient_banner"]) == ("review", True)
-    assert told["elsewhere"]["discovery"] == told["elsewhere"]["metadata"] == 200
-    assert "Failed to fetch" in told["elsewhere"]["fhir"]
-    assert "Failed to fetch" in told["elsewhere"]["token"]
+
+
+def test_a_browser_lets_the_registered_origin_read_and_keeps_the_same_token_from_any_other(browse):
+    """https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#considerations-for-cross-origin-resource-sharing-cors-support"""
+    told = browse("origins")
+    assert "error" not in told, told
+    own, elsewhere = told["own"], told["elsewhere"]
+    assert own["discovery"] == own["metadata"] == elsewhere["discovery"] == elsewhere["metadata"] == 200
+    assert (own["fhir"]["status"], own["fhir"]["type"], own["fhir"]["etag"]) == (200, "Patient", 'W/"1"')
+    assert (own["unknown"]["status"], own["unknown"]["type"]) == (404, "OperationOutcome"), "errors are told to it too"
+    assert own["token"]["status"] in (400, 401)
+    for what in ("fhir", "unknown", "token", "pages"):
+        assert "Failed to fetch" in elsewhere[what], (what, elsewhere[what])
+    assert "Failed to fetch" in own["pages"], "what people see is never for an app"
+
+
+def test_a_person_in_a_browser_allows_a_part_and_the_app_gets_that_alone(case, browse):
+    told = browse("narrowed")
+    assert "error" not in told, told
+    laboratory = f"patient/Observation.rs?category={CATEGORY}|laboratory"
+    assert told["told"]["scope"].split() == ["launch/patient", "openid", "patient/Patient.rs", laboratory]
+    assert told["refused"] == 403
+    assert told["observations"] == [case["laboratory"]]
+    assert (told["patient"], told["rotated"]) == (case["patient"], False)
+    assert "refresh_token" not in told["told"]
+
+
+def test_fhirclient_js_is_told_that_the_person_declined(browse):
+    told = browse("denied")
+    assert "declined" in told["error"], told
+
+
+def test_an_app_in_a_browser_posts_its_request_and_the_person_is_still_signed_in(running, case, browse, web):
+    """authorize-post: https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#obtain-authorization-code"""
+    app = App("browser-app", f"{web[1]}/nothing.html", "launch/patient openid patient/*.rs")
+    told = browse("posted", asked=app.asked(aud=f"{running.url}/fhir"))
+    assert "error" not in told, told
+    assert (told["at"], told["state"], told["iss"]) == (app.redirect_uri, app.state, running.url)
+    reply = person_at(running).http.post("/auth/token", data=app.form(told["code"]), headers={"Origin": web[1]})
+    assert (reply.json()["patient"], reply.headers["access-control-allow-origin"]) == (case["patient"], web[1])
+
+
+def test_a_person_in_a_browser_comes_to_the_app_through_the_second_factor(case, browse):
+    told = browse("second", user="tom", totp=case["totp"])
+    assert told == {
+        "refused": "This code is not right, or was used already. Wait for the next one.",
+        "patient": case["patient"],
+    }
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["at first", "after a wrong code"])
+def test_a_person_who_changes_the_language_at_the_second_factor_is_still_on_the_way_to_the_app(browse, wrong):
+    told = browse("language", user="tom", wrong=wrong)
+    assert "error" not in told, told
+    assert (told["status"], told["lang"]) == (200, "pl")
+    assert told["next"].startswith("/auth/continue?tx="), "the app's request is lost"
 
 
 # ---------------------------------------------------------------- smart-fetch
 
 
 def test_smart_fetch_crawls_as_a_backend_service(running, case, ca, tmp_path):
-    keys, private = running.folder / "robot.json", tmp_path / "robot.jwks"
-    keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
+    private = tmp_path / "robot.jwks"
     private.write_text(json.dumps({"keys": [KEY.as_dict(private=True)]}))
-    running.command("client", "add", "robot", "--jwks", str(keys), "--scope", "system/*.rs", "--organization", "hospital")
     out = tmp_path / "out"
     command = [
         str(Path(sys.executable).parent / "smart-fetch"), "crawl", "--fhir-url", f"{running.url}/fhir", "--smart-client-id", "robot",
-        "--smart-key", str(private), "--id-list", case["patient"], "--type", "Patient,DiagnosticReport", str(out),
+        "--smart-key", str(private), "--id-list", case["patient"], "--type", "Patient,DiagnosticReport,Observation", str(out),
     ]  # fmt: skip
-    environment = os.environ | {"SSL_CERT_FILE": str(ca), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_SECONDS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    files = [path for type_ in ("Patient", "DiagnosticReport") for path in out.rglob(f"{type_}*.ndjson*")]
+    ran(command, {"SSL_CERT_FILE": str(ca), "PYTHONWARNINGS": "ignore"})
+    files = [path for type_ in ("Patient", "DiagnosticReport", "Observation") for path in out.rglob(f"{type_}*.ndjson*")]
     ids = {json.loads(line)["id"] for path in files for line in _lines(path)}
-    assert {case["patient"], case["report"]} <= ids
+    assert ids == {case["patient"], case["report"], case["laboratory"], case["vital-signs"]}
 
 
 def _lines(path: Path) -> list[str]:
