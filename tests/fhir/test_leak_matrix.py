@@ -232,6 +232,7 @@ class Row:
     base: tuple[str, ...]
     grants: tuple[Any, ...]
     data: Resource
+    before: Resource  # of a deletion: what was deleted, whose patient's it stays
 
     @cached_property
     def reference(self) -> str:
@@ -239,7 +240,7 @@ class Row:
 
     @cached_property
     def about(self) -> set[str]:
-        return set() if self.deleted else about(self.type, self.data)
+        return about(self.type, self.before if self.deleted else self.data)
 
 
 class Oracle:
@@ -248,7 +249,9 @@ class Oracle:
     def __init__(self, database: Any, types: Iterable[str], now: int) -> None:
         self.now = now
         current = {f"{name}/{one['_id']}": one for name in types for one in database[name].find({})}
-        self.versions = [self._row(current[one["rid"]], one) for one in database["history"].find({})]
+        history = {one["_id"]: one for one in database["history"].find({})}
+        before = {id_: history.get(f"{one['rid']}/{one['v'] - 1}", one) for id_, one in history.items()}
+        self.versions = [self._row(current[one["rid"]], one, before[id_]) for id_, one in history.items()]
         newest = {reference: one["v"] for reference, one in current.items()}
         self.rows = [row for row in self.versions if row.version == newest[row.reference]]
         self.ids = {row.id for row in self.rows if len(row.id) == 36 or row.id[-3:-1] == "-p"} | {
@@ -256,13 +259,13 @@ class Oracle:
         }
 
     @staticmethod
-    def _row(current: Any, version: Any) -> Row:
+    def _row(current: Any, version: Any, before: Any) -> Row:
         type_, _, id_ = version["rid"].partition("/")
         grants = tuple((grant["key"], grant["until"], grant["since"]) for grant in current["grants"])
         text = json.loads(version["json"]) if version["json"] else {}
         return Row(
             type_, id_, version["v"], version["deleted"], current["owner"], tuple(version["base"]), tuple(current["base"]),
-            grants, text,
+            grants, text, json.loads(before["json"]) if version["deleted"] else {},
         )  # fmt: skip
 
     def of(self, type_: str) -> list[Row]:
@@ -932,7 +935,7 @@ def test_a_compartment_has_what_the_rules_allow(world, caller, name):
 
     def inside(*types: str) -> set[str]:
         rows = (row for row in judge.oracle.rows if row.type in COMPARTMENT and row.type in (types or COMPARTMENT))
-        return {row.reference for row in rows if who in row.about and judge.sees(row, "s")}
+        return {row.reference for row in rows if not row.deleted and who in row.about and judge.sees(row, "s")}
 
     laboratory = {row.reference for row in judge.oracle.of("Observation") if has(row.data, "category", ("laboratory",))}
     asked = [
@@ -1046,7 +1049,7 @@ def test_everything_is_what_the_rules_allow(world, caller, name):
     if not (judge.permits("Patient", "r") and judge.sees(whose, "r")):
         assert reply.status_code == (404 if judge.permits("Patient", "r") else 403)
         return judge.told(reply, set(), who)
-    rows = [row for row in judge.oracle.rows if row.type in COMPARTMENT and who in row.about]
+    rows = [row for row in judge.oracle.rows if row.type in COMPARTMENT and not row.deleted and who in row.about]
     expected = {who} | {row.reference for row in rows if judge.sees(row, "s")}
     found = modes(reply.json())
     assert found["match"] == expected
