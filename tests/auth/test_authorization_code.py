@@ -275,3 +275,14 @@ def test_a_disabled_person_and_a_removed_client_have_no_tokens(server, person, a
     server.auth._cache.clear()
     assert fhir(server, body["access_token"]).get("Patient").status_code == 401
     assert app.refresh(person.http, body["refresh_token"]).status_code == 400
+
+
+def test_a_part_beside_a_wildcard_narrows_the_wildcard_too(person, people):
+    asked = App("app", CALLBACK, "launch/patient patient/*.rs patient/Observation.rs")
+    vital = "patient/Observation.rs?category=http://terminology.hl7.org/CodeSystem/observation-category|vital-signs"
+    told = tokens(person, asked, scopes=["launch/patient", "patient/*.rs", "patient/Observation.rs", vital])
+    assert set(told["scope"].split()) == {"launch/patient", vital}
+
+
+def test_a_wrong_method_is_told_the_right_ones(person):
+    assert person.http.get("/auth/token").headers["allow"] == "POST"

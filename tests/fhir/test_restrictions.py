@@ -11,6 +11,8 @@ import pytest
 from conftest import BASE, assert_outcome, order, patient
 from starlette.testclient import TestClient
 
+from auth.principal import Principal
+
 PRIVACY = "http://terminology.hl7.org/CodeSystem/consentscope"
 
 
@@ -387,3 +389,18 @@ def test_a_review_that_rejects_ends_the_emergency(staff, restricted):
     assert shown(staff["bob"], rows) == rows
     assert staff["quality"].put(f"Task/{task['id']}", json=task | {"status": "rejected"}).status_code == 200
     assert shown(staff["bob"], rows) == []
+
+
+def test_who_saw_the_images_is_in_the_log(staff, record, created, server, as_):
+    subject, _ = record
+    installation = server.installation
+    uid = "1.2.3.4.5"
+    id_ = installation.derived_id("ImagingStudy", "hospital", uid)
+    study = {"resourceType": "ImagingStudy", "id": id_, "status": "available", "subject": {"reference": subject}}
+    assert staff["hospital"].put(f"ImagingStudy/{id_}", json=study).status_code == 201
+    reader = Principal("viewer", "hospital", (), "anna", frozenset({"reader"}), "hospital-anna")
+    installation.note_images(reader, "wado", [("hospital", uid)], "")
+    installation.store_audit()
+    told = as_("hospital", user="clerk", roles=("clerk",), scope="user/*.rs").get(f"{subject}/$access-log").json()
+    rows = [[(part["name"], part.get("valueCode")) for part in row["part"]] for row in told["parameter"]]
+    assert any({("what", "wado"), ("category", "ImagingStudy")} <= set(row) for row in rows)

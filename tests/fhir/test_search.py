@@ -323,3 +323,8 @@ def test_and_that_finds_the_same(server, hospital, people, asked):
         assert found() == flat != []
     finally:
         del store.__dict__["joins"]
+
+
+def test_a_place_that_is_none_is_refused(hospital):
+    for value in ("a", "", "1", "1|2|3|4|5", "|||"):
+        assert hospital.get("Location", params={"near": value}).status_code == 400
