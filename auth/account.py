@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from auth.authorize import Records, principal_of
-from auth.external import Provider, Providers, Refused
+from auth.external import Providers, Refused
 from auth.keys import Seal
+from auth.records import Records, principal_of
 from auth.server import Server
 from auth.store import Document
 from auth.visit import Shown, Visit, failure, inside, page, see
@@ -77,9 +77,9 @@ class Account:
         return page(visit, "login", status, next=inside(then) or "", wrong=wrong, providers=offered, typed=typed)
 
     def _waits(self, visit: Visit, name: str) -> bool:
-        """Each attempt counts as a failure until it is known to be none, so that many at once are not all let through."""
-        counts = [(self._store.failed(what, _WINDOW), most) for what, most in _limits(visit, name)]
-        return any(count > most for count, most in counts)
+        """Each attempt counts as a failure until it is known to be none, so that many at once are not all let through. What one
+        address is not let do counts for nothing else: it must not lock a name out from everywhere."""
+        return any(self._store.failed(what, _WINDOW) > most for what, most in _limits(visit, name))
 
     def _take_back(self, visit: Visit, name: str) -> None:
         for what, _ in _limits(visit, name):
@@ -107,10 +107,12 @@ class Account:
     def external(self, visit: Visit, name: str) -> Shown:
         """Off to the provider: state, nonce and verifier travel sealed in the state, bound to this browser."""
         provider = self._providers.get(name)
-        if provider is not None and visit.method != "POST":
+        if provider is None:
+            return failure(visit, "again", 404)
+        if visit.method != "POST":  # the other language was chosen here
             return see("/auth/login")
-        if provider is None or visit.method != "POST" or not visit.genuine():
-            return failure(visit, "again", 404 if provider is None else 403)
+        if not visit.genuine():
+            return failure(visit, "again", 403)
         try:
             return see(self._providers.begin(provider, visit.token, inside(visit.form.get("next"))))
         except Refused:
@@ -126,14 +128,11 @@ class Account:
         except Refused:
             self._server.told("login", "", None, refused=True)
             return self._asked(visit, None, "provider", 403)
-        user = self._known(provider, subject)
+        user = self._store.people.linked(provider.name, subject)
         if user is None:
             self._server.told("login", "", None, refused=True)
             return self._asked(visit, then, "unknown", 403)
         return self._signed_in(visit, user, ("ext",), then)
-
-    def _known(self, provider: Provider, subject: str) -> Document | None:
-        return self._store.people.linked(provider.name, subject)
 
     # ------------------------------------------------------------ apps with access
 

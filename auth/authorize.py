@@ -5,69 +5,17 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#obtain-authorizatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from auth import scopes
-from auth.principal import Principal
-from auth.scopes import CONTEXTS, OFFLINE, ONLINE, launch, narrowed, parse, parse_all
+from auth.records import MOST_CHOICES, Context, Records, principal_of
+from auth.scopes import CONTEXTS, OFFLINE, ONLINE, launch, narrowed, parse
 from auth.server import AskedRequest, OAuth2Error, Server
 from auth.store import Document
 from auth.visit import Shown, Visit, failure, page, see
 
 _PEOPLE = frozenset({"patient", "user"})
 _LONGEST = 4096
-MOST_CHOICES = 20
-Context = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Something to choose in a picker: a reference, and what a person knows it by."""
-
-    reference: str
-    title: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """A line of the log of accesses. ``kinds`` are resource types, ``what`` an interaction or an operation."""
-
-    when: str
-    organization: str
-    who: str
-    what: str
-    kinds: tuple[str, ...]
-    emergency: bool
-    refused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """What is asked of the record, always as the person: what they may not see, they cannot launch on.
-
-    ``context``: a reference -> patient, encounter, fhirContext; None where it is hidden. ``choices``: (type, words, patient).
-    ``accesses``: a patient's title and the log of their record; None where it is not to be told to the person.
-    """
-
-    context: Callable[[Principal, str], Context | None]
-    choices: Callable[[Principal, str, str, str | None], list[Choice]]
-    accesses: Callable[[Principal, str], tuple[str, list[Access]] | None]
-
-
-def principal_of(person: Mapping[str, Any]) -> Principal:
-    """The person in the server's own pages."""
-    return Principal(
-        "pages",
-        person["organization"],
-        parse_all("user/*.rs"),
-        person["_id"],
-        frozenset(person["roles"]),
-        person["practitioner"],
-    )
 
 
 class Authorization:

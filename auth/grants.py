@@ -74,9 +74,12 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
 
     def query_authorization_code(self, code: str, client: Client) -> _Held | None:
         store: AuthStore = self.server.store
-        found = store.grants.take_code(code, client.get_client_id())
-        grant = store.live_grant(found["grant"]) if found else None
-        return _Held(found, grant) if found and grant else None
+        found = store.grants.code(code, client.get_client_id())
+        if found is None:
+            return None
+        # The grant is looked at before the code is taken: of several at once one gets its answer, whatever the others then end.
+        grant = store.live_grant(found["grant"])
+        return _Held(found, grant) if store.grants.take(found) and grant else None
 
     def validate_token_request(self) -> None:
         super().validate_token_request()

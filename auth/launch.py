@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from authlib.common.urls import add_params_to_uri
 
-from auth.authorize import Records, principal_of
+from auth.records import Records, principal_of
 from auth.scopes import CONTEXTS
 from auth.server import Server
 from auth.visit import Shown, Visit, failure, page, see

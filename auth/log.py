@@ -5,7 +5,7 @@ EHDS Regulation (EU) 2025/327, Article 9: https://eur-lex.europa.eu/eli/reg/2025
 
 from __future__ import annotations
 
-from auth.authorize import Records, principal_of
+from auth.records import Records, principal_of
 from auth.visit import Shown, Visit, failure, page, see
 
 

@@ -9,6 +9,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,11 +20,12 @@ from starlette.responses import JSONResponse, Response
 
 from auth import discovery, keys, pages
 from auth.account import Account
-from auth.authorize import Authorization, Records
+from auth.authorize import Authorization
 from auth.external import Providers
 from auth.keys import Seal
 from auth.launch import Launch
 from auth.log import AccessLog
+from auth.records import Records
 from auth.server import Answer, Pairs, Server
 from auth.visit import Shown, Visit, failure, form_token, new_visit
 
@@ -65,6 +67,7 @@ def install(
     account, launch = Account(server, seal, providers, records), Launch(server, records)
     authorization = Authorization(server, records)
     cookies = Cookies(server.issuer.startswith("https://"))
+    forms = cache(lambda: server.store.key("forms", new_visit().encode()))  # the same on all workers, asked for once
     server.style_url = f"{server.issuer}{pages.STYLE_PATH}"
 
     def form_endpoint(ask: Callable[[Pairs, Mapping[str, str], str], Answer]) -> Endpoint:
@@ -87,7 +90,7 @@ def install(
             if isinstance(pairs, Response):
                 return pairs
             try:
-                return await run_in_threadpool(_shown, server, cookies, seal, request, pairs, show)
+                return await run_in_threadpool(_shown, server, cookies, forms, request, pairs, show)
             except Exception as error:
                 return _failed(error, unavailable)
 
@@ -168,7 +171,7 @@ def _query(request: Request) -> Pairs:
 
 
 def _shown(
-    server: Server, cookies: Cookies, seal: Callable[[], Seal], request: Request, pairs: Pairs, show: Callable[[Visit], Shown]
+    server: Server, cookies: Cookies, forms: Callable[[], bytes], request: Request, pairs: Pairs, show: Callable[[Visit], Shown]
 ) -> Response:
     """One page: who visits is found out, the page is shown, cookies are set."""
     browser, cookie = request.cookies.get(cookies.visit), request.cookies.get(cookies.session)
@@ -192,7 +195,7 @@ def _shown(
         _address(request),
         server.store.people.session(cookie),
         cookie,
-        form_token(server.store.key("forms", new_visit().encode()), browser, cookie),
+        form_token(forms(), browser, cookie),
     )
     from_elsewhere = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
     if request.method == "POST" and from_elsewhere and request.scope["path"] != "/auth/authorize":

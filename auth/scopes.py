@@ -92,10 +92,6 @@ def special(text: str) -> bool:
     return text in (*IDENTITY, OFFLINE, ONLINE, INTROSPECT, "launch") or launch(text) is not None
 
 
-def known(text: str) -> bool:
-    return parse(text) is not None or special(text)
-
-
 def narrowed(requested: str, allowed: str, levels: frozenset[str] = LEVELS, specials: bool = False) -> str:
     """Those of the requested scopes that the ceiling covers and the levels name, spelled as requested, each once."""
     ceiling, named = parse_all(allowed), set(allowed.split())

@@ -22,10 +22,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from auth import bearer, routes
-from auth.authorize import Records
 from auth.cors import CORS
 from auth.keys import Seal, new_seal_key
 from auth.principal import Principal
+from auth.records import Records
 from auth.scopes import parse, parse_all
 from auth.server import Event, Server
 from auth.store import AuthStore

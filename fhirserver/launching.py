@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from auth.authorize import MOST_CHOICES, Access, Choice
 from auth.principal import Principal
+from auth.records import MOST_CHOICES, Access, Choice
 from auth.scopes import CONTEXTS
 from fhirserver.dispatch import dispatch
 from fhirserver.errors import FHIRError

@@ -34,9 +34,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, opened: Opened)
 
         def running(options: argparse.Namespace, settings: Settings) -> int:
             with opened(settings) as database:
-                store = AuthStore(database, settings.organization)
-                store.prepare()
-                run(options, settings, store)
+                run(options, settings, AuthStore(database, settings.organization))
             return 0
 
         parser.set_defaults(run=running)

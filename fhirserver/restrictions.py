@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from auth.principal import Principal
+from fhirserver.interactions import merged
 from fhirserver.moments import milliseconds, span
 from fhirserver.resources.consent import PRIVACY, SIGNAL, denies
 from fhirserver.search.query import tagged
@@ -27,9 +28,8 @@ from fhirserver.workflow import coding
 log = logging.getLogger("fhirserver.restrictions")
 
 _FRESH = 2.0  # seconds
-_ROUNDS = 4
 _ENDED = ("rejected", "cancelled", "failed", "entered-in-error")  # a review that ends the emergency at once
-_PAGE, _MOST = 1000, 10_000
+_PAGE, _MOST, _AT_ONCE = 1000, 10_000, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,16 @@ class Restrictions:
         self._signal, self._read = -1, float("-inf")
         self._rows: tuple[Restriction, ...] = ()
         self._emergencies: frozenset[tuple[str, str, int]] = frozenset()  # practitioner, patient, until
+        self._second = -1  # of which ``_told`` is
+        self._told: dict[tuple[str, str | None], frozenset[str]] = {}  # (organisation, practitioner) -> patients
 
     def refresh(self) -> None:
         """Every second, and by a request where that did not happen."""
         with self._lock:
             signal = self._store.registers.signal(SIGNAL)
             if signal != self._signal:
-                self._rows = tuple(self._of_consents()) if signal else ()
-                self._emergencies = frozenset(self._of_tasks()) if signal else frozenset()
+                self._rows, self._emergencies = tuple(self._of_consents()), frozenset(self._of_tasks())
+                self._second = -1
             self._signal, self._read = signal, time.monotonic()
 
     def current(self) -> None:
@@ -76,53 +78,61 @@ class Restrictions:
         """The principal, told of the patients whose records are withheld from it."""
         if not self._rows:
             return principal
-        at = milliseconds(now)
-        mine = f"Practitioner/{principal.practitioner}"
-        actors = frozenset({f"Organization/{principal.organization}", *([mine] if principal.practitioner else [])})
-        withheld = {row.patient for row in self._rows if row.withholds(actors, principal.organization, at)}
-        withheld -= {patient for who, patient, until in self._emergencies if who == mine and at < until}
-        return replace(principal, withheld=frozenset(withheld)) if withheld else principal
+        at, who = milliseconds(now), (principal.organization, principal.practitioner)
+        if at // 1000 != self._second:  # worked out once a second for each caller, however many restrictions there are
+            self._second, self._told = at // 1000, {}
+        withheld = self._told.get(who)
+        if withheld is None:
+            withheld = self._told[who] = self._withheld(*who, at)
+        return replace(principal, withheld=withheld) if withheld else principal
+
+    def _withheld(self, organization: str, practitioner: str | None, at: int) -> frozenset[str]:
+        mine = f"Practitioner/{practitioner}"
+        actors = frozenset({f"Organization/{organization}", *([mine] if practitioner else [])})
+        withheld = {row.patient for row in self._rows if row.withholds(actors, organization, at)}
+        return frozenset(withheld - {patient for who, patient, until in self._emergencies if who == mine and at < until})
 
     def withheld_from(self, organization: str, now: datetime) -> frozenset[str]:
         """The patients whose records are withheld from an organisation as such."""
-        at, actors = milliseconds(now), frozenset({f"Organization/{organization}"})
-        return frozenset(row.patient for row in self._rows if row.withholds(actors, organization, at))
+        return self._withheld(organization, None, milliseconds(now))
 
     def _of_consents(self) -> Iterable[Restriction]:
-        consents = []
-        for row in self._every("Consent", f"scope={'|'.join(PRIVACY)}"):
-            data = relative(loads(row.json), self._base)
-            if denies(data):
-                consents.append((row.owner, data))
-        patients = {data.get("patient", {}).get("reference", "").partition("/")[2] for _, data in consents}
-        owners = self._store.owners("Patient", patients)
-        for owner, data in consents:
+        consents = [
+            (row.owner, relative(loads(row.json), self._base)) for row in self._every("Consent", f"scope={'|'.join(PRIVACY)}")
+        ]
+        told = [(owner, data, data.get("patient", {}).get("reference", "")) for owner, data in consents if denies(data)]
+        patients = [patient for _, _, patient in told]
+        owners = self._store.owners("Patient", [patient.partition("/")[2] for patient in patients])
+        people = self._people(patients)
+        for owner, data, patient in told:
             try:
-                patient = data["patient"]["reference"]
                 if owners.get(patient.partition("/")[2]) == owner:  # a restriction is the patient's own facility's to record
-                    for one in self._merged(patient, owner):
+                    for one in people(patient):
                         yield _restriction(one, owner, data["provision"])
             except (KeyError, ValueError, AttributeError):  # from before it was checked: it stops nothing else
                 log.error("A Consent cannot be enforced")
 
-    def _merged(self, patient: str, owner: str) -> list[str]:
-        """The patient's records that were merged: a restriction is of the person."""
-        type_, found, edge = self._store.types["Patient"], [patient], [patient]
-        for _ in range(_ROUNDS):
-            tags = [f"{code}={one}" for code in ("replaced-by", "replaces") for one in edge]
-            naming = self._store.search(tagged(type_, *tags), EVERYTHING, _MOST)
-            these = self._store.fetch("Patient", [one.partition("/")[2] for one in edge], EVERYTHING)
-            named = [
-                link["other"]["reference"] for row in these for link in relative(loads(row.json), self._base).get("link", ())
-            ]
-            owned = self._store.owners("Patient", [one.partition("/")[2] for one in named])
-            near = [row.reference for row in naming if row.owner == owner]
-            near += [one for one in named if owned.get(one.partition("/")[2]) == owner]
-            edge = [one for one in dict.fromkeys(near) if one not in found]
-            if not edge:
-                break
-            found += edge
-        return found
+    def _people(self, patients: list[str]) -> Callable[[str], set[str]]:
+        """A record -> all of the same person, itself too: a restriction is of the person. Looked up for many at a time."""
+        beside: dict[str, set[str]] = {}
+        known: set[str] = set()
+        edge = list(dict.fromkeys(patients))
+        for _ in range(merged.ROUNDS):
+            known.update(edge)
+            for start in range(0, len(edge), _AT_ONCE):
+                for one, other in merged.pairs(self._store, EVERYTHING, edge[start : start + _AT_ONCE], self._base, _MOST):
+                    beside.setdefault(one, set()).add(other)
+                    beside.setdefault(other, set()).add(one)
+            edge = [one for one in beside if one not in known]
+
+        def person(patient: str) -> set[str]:
+            found, near = {patient}, [patient]
+            while near:
+                near = [one for one in beside.get(near.pop(), ()) if one not in found] + near
+                found.update(near)
+            return found
+
+        return person
 
     def _every(self, name: str, tag: str) -> Iterable[Stored]:
         """However many there are: none may be missed."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from pymongo.database import Database
@@ -68,9 +67,8 @@ class Grants:
 
     def of_user(self, user: str) -> list[Document]:
         """What a person has given and not taken back, newest first, and still of some use."""
-        since = now() - timedelta(seconds=REFRESH_SECONDS)
         rows = self._grants.find({"user": user, "revoked": None}).sort("created", -1)
-        return [row for row in rows if left({"expires": row["used"]}) > (since - now()).total_seconds()]
+        return [row for row in rows if left({"expires": row["used"]}) > -REFRESH_SECONDS]
 
     # ------------------------------------------------------------ codes
 
@@ -88,21 +86,20 @@ class Grants:
             }
         )
 
-    def take_code(self, code: str, client: str) -> Document | None:
-        """The code, once. "If an authorization code is used more than once, the authorization server … SHOULD revoke … all
-        tokens previously issued"."""
-        found = self._codes.find_one({"_id": digest(code)})
-        if found is None or found["client"] != client:
-            return None
-        fresh_enough = left({"expires": found["until"]}) > 0
-        if (
-            fresh_enough
-            and self._codes.update_one({"_id": found["_id"], "used": False}, {"$set": {"used": True}}).matched_count
-        ):
-            return found
-        if found["used"] or fresh_enough:
-            self.revoke(found["grant"])
-        return None
+    def code(self, code: str, client: str) -> Document | None:
+        """As it is kept, used or not; None where it is unknown or another client's."""
+        return self._codes.find_one({"_id": digest(code), "client": client})
+
+    def take(self, code: Document) -> bool:
+        """Once, within its minute. "If an authorization code is used more than once, the authorization server … SHOULD revoke …
+        all tokens previously issued"."""
+        unused = {"_id": code["_id"], "used": False}
+        in_time = left({"expires": code["until"]}) > 0
+        if in_time and self._codes.update_one(unused, {"$set": {"used": True}}).matched_count:
+            return True
+        if code["used"] or in_time:
+            self.revoke(code["grant"])
+        return False
 
     # ------------------------------------------------------------ access tokens
 

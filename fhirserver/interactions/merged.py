@@ -9,44 +9,48 @@ from __future__ import annotations
 from fhirserver.access import visible
 from fhirserver.messages import Context
 from fhirserver.search.query import tagged
+from fhirserver.search.reference import relative
+from fhirserver.store import Store
 from fhirserver.validation import Document, loads
-from fhirserver.versions import Stored
+from fhirserver.versions import Stored, Visible
 
 _MERGES = ("replaced-by", "replaces")
-_ROUNDS, _MOST = 4, 100
+ROUNDS, _MOST = 4, 100
 
 
 def same(ctx: Context, references: list[str]) -> list[str]:
     """The references, and those to the other records of the same patients that this caller may see."""
     found = dict.fromkeys(references)
     edge = [reference for reference in references if reference.startswith("Patient/")]
-    for _ in range(_ROUNDS):
+    seen = visible(ctx.principal, ctx.store.types["Patient"], "rs")
+    for _ in range(ROUNDS):
         if not edge or len(found) > _MOST:
             break
-        edge = [one for one in _linked(ctx, edge) if one not in found]
+        both = pairs(ctx.store, seen, edge, ctx.base, _MOST)
+        edge = [one for one in dict.fromkeys(one for pair in both for one in pair) if one not in found]
         found.update(dict.fromkeys(edge))
     return list(found)
 
 
-def _linked(ctx: Context, references: list[str]) -> list[str]:
-    """Each other record that one of these names, or that names one of these, where both are of one owner."""
-    type_, seen = ctx.store.types["Patient"], visible(ctx.principal, ctx.store.types["Patient"], "rs")
+def pairs(store: Store, seen: Visible, references: list[str], base: str, limit: int) -> list[tuple[str, str]]:
+    """(record, other) that were merged, both of one owner, where these name others or at most ``limit`` others name these."""
     tags = [f"{code}={reference}" for code in _MERGES for reference in references]
-    naming = ctx.store.search(tagged(type_, *tags), seen, _MOST)
-    these = ctx.store.fetch("Patient", [reference.partition("/")[2] for reference in references], seen)
-    owners = {row.reference: row.owner for row in these}
-    found = [row.reference for row in naming if row.owner in {owners.get(one) for one in named(row)}]
-    candidates = {one: row.owner for row in these for one in named(row)}
-    if candidates:
-        rows = ctx.store.fetch("Patient", [one.partition("/")[2] for one in candidates], seen)
-        found += [row.reference for row in rows if row.owner == candidates[row.reference]]
-    return found
+    rows = store.search(tagged(store.types["Patient"], *tags), seen, limit) + store.fetch("Patient", _ids(references), seen)
+    said = [(row.reference, other) for row in rows for other in _named(row, base)]
+    owners = {row.reference: row.owner for row in rows}
+    rest = [other for _, other in said if other not in owners]
+    owners |= {row.reference: row.owner for row in store.fetch("Patient", _ids(rest), seen)}
+    return [(one, other) for one, other in said if owners[one] == owners.get(other)]
 
 
-def named(row: Stored) -> list[str]:
+def _ids(references: list[str]) -> list[str]:
+    return [reference.partition("/")[2] for reference in references]
+
+
+def _named(row: Stored, base: str) -> list[str]:
     """The records that this one was merged with, by its own links."""
     if '"link"' not in row.json:
         return []
-    document: Document = loads(row.json)
+    document: Document = relative(loads(row.json), base)
     links = [link for link in document.get("link", ()) if link.get("type") in _MERGES]
     return [link.get("other", {}).get("reference", "") for link in links]

@@ -224,6 +224,9 @@ def test_a_thousand_bad_logins_are_slowed_and_open_nothing(server, people, perso
     assert statuses.count(429) == 995
     right = person.http.post("/auth/login", data=fields | {"name": "target", "password": PASSWORD})
     assert right.status_code == 429  # as for a wrong one: nothing is told
+    elsewhere = Person(server.app)
+    elsewhere.http = TestClient(server.app, base_url=BASE, follow_redirects=False, client=("192.0.2.9", 1234))
+    assert "Apps with access" in elsewhere.sign_in("target").text  # nobody is locked out from everywhere by one address
     server.client[server.name].auth_failures.delete_many({})  # five minutes later
     assert person.http.post("/auth/login", data=fields | {"name": "target", "password": PASSWORD}).status_code == 303
 

@@ -90,7 +90,7 @@ def test_a_standalone_launch_solicits_what_it_asks_for(person, case):
         CALLBACK,
         "launch/patient launch/encounter launch/imagingstudy?role=primary launch/diagnosticreport patient/*.rs",
     )
-    told, page = None, person.sign_in("anna", page=person.follow(person.http.get(app.url())))
+    page = person.sign_in("anna", page=person.follow(person.http.get(app.url())))
     offered = {}
     for kind in ("Patient", "Encounter", "ImagingStudy", "DiagnosticReport"):
         form = Forms(page.text).to("/auth/continue", "pick")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.scopes import LEVELS, Scope, known, launch, narrowed, parse, parse_all, permits, special, subset
+from auth.scopes import LEVELS, Scope, launch, narrowed, parse, parse_all, permits, special, subset
 
 LETTERS = ["".join(some) for number in range(1, 6) for some in combinations("cruds", number)]
 V1 = {"read": "rs", "write": "cud", "*": "cruds"}
@@ -98,7 +98,6 @@ def test_a_query_part_is_pairs_that_all_hold():
 @pytest.mark.parametrize("text", IDENTITIES)
 def test_what_is_about_no_resource_is_special(text):
     assert special(text)
-    assert known(text)
     assert parse(text) is None
 
 
@@ -107,7 +106,7 @@ def test_what_is_about_no_resource_is_special(text):
 )
 def test_what_is_no_launch(text):
     assert launch(text) is None
-    assert not known(text)
+    assert not special(text)
 
 
 @given(st.text(max_size=60))
@@ -178,7 +177,7 @@ def test_what_is_narrowed_is_within_the_ceiling_and_spelled_as_asked(requested, 
     assert [part for part in dict.fromkeys(requested.split()) if part in parts] == parts  # in order, each once
     assert {scope.level for scope in parse_all(kept)} <= levels
     assert specials or not [part for part in parts if special(part)]
-    assert all(known(part) for part in parts)
+    assert all(parse(part) or special(part) for part in parts)
     assert narrowed(kept, allowed, frozenset(levels), specials) == kept
 
 

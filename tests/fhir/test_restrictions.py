@@ -12,6 +12,7 @@ from conftest import BASE, assert_outcome, order, patient
 from starlette.testclient import TestClient
 
 from auth.principal import Principal
+from fhirserver.restrictions import Restrictions
 
 PRIVACY = "http://terminology.hl7.org/CodeSystem/consentscope"
 
@@ -404,3 +405,28 @@ def test_who_saw_the_images_is_in_the_log(staff, record, created, server, as_):
     told = as_("hospital", user="clerk", roles=("clerk",), scope="user/*.rs").get(f"{subject}/$access-log").json()
     rows = [[(part["name"], part.get("valueCode")) for part in row["part"]] for row in told["parameter"]]
     assert any({("what", "wado"), ("category", "ImagingStudy")} <= set(row) for row in rows)
+
+
+def test_a_restriction_holds_where_its_signal_was_lost(record, created, server, staff):
+    """Consents from before they were enforced, or a restored database: what is there counts, not who told of it."""
+    subject, _ = record
+    created(consent(subject, {"actor": [actor("Practitioner/hospital-bob")]}))
+    server.client[server.name].signals.delete_many({})
+    fresh = Restrictions(server.installation.store, f"{BASE}/fhir")
+    fresh.refresh()
+    bob = Principal("x", "hospital", (), "bob", frozenset(), "hospital-bob")
+    assert subject in fresh.applied(bob, server.now()).withheld
+
+
+def test_a_link_that_is_no_merge_is_not_the_same_person(staff, created, hospital):
+    other = created(patient())
+    one = created(patient(link=[{"other": {"reference": f"Patient/{other['id']}"}, "type": "seealso"}]))
+    created(consent(f"Patient/{one['id']}", {"actor": [actor("Practitioner/hospital-bob")]}))
+    assert shown(staff["bob"], [f"Patient/{row['id']}" for row in (one, other)]) == [f"Patient/{other['id']}"]
+
+
+def test_a_merge_by_absolute_reference_is_of_one_person_too(staff, created, hospital):
+    old = created(patient())
+    new = created(patient(link=[{"other": {"reference": f"{BASE}/fhir/Patient/{old['id']}"}, "type": "replaces"}]))
+    created(consent(f"Patient/{new['id']}", {"actor": [actor("Practitioner/hospital-bob")]}))
+    assert shown(staff["bob"], [f"Patient/{row['id']}" for row in (old, new)]) == []
