@@ -29,13 +29,13 @@ from auth.records import Records
 from auth.scopes import parse, parse_all
 from auth.server import Event, Server
 from auth.store import AuthStore
-from fhirserver import health, rest, scoped, trail
+from fhirserver import agreements, health, replay, rest, scoped, timers, trail
 from fhirserver.arrivals import Arrivals
-from fhirserver.dispatch import dispatch
+from fhirserver.dispatch import dispatch, retried
 from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
-from fhirserver.messages import Context, Line, Request
+from fhirserver.messages import Context, Line, Reply, Request
 from fhirserver.metrics import Gauge
 from fhirserver.moments import milliseconds
 from fhirserver.observed import Observed
@@ -48,6 +48,8 @@ from fhirserver.search.index import index, indexes
 from fhirserver.search.reference import relative
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
+from fhirserver.templates import templates
+from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import dicomweb
@@ -98,6 +100,7 @@ class Installation:
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
+        self.timers = Timers(self.store, lambda owner: self.context(Principal("timer", owner)), clock)
         self.definitions = Definitions(self.store, settings.organization)
         self.restrictions = Restrictions(self.store, base)
         self.store.signalled = self.refresh
@@ -107,11 +110,14 @@ class Installation:
             (
                 Job("audit", 5.0, self.store_audit, shared=False),
                 Job("studies", 0.5, self.arrivals.settle),
+                Job("timers", 1.0, self.timers.ring),
+                Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
                 Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
+                Job("answers", 3600.0, lambda: self.store.drop_answers(milliseconds(clock()) - replay.KEPT)),
             ),
         )
         self._studies: dict[tuple[str, str], tuple[float, Touched]] = {}
@@ -168,6 +174,17 @@ class Installation:
 
     def sweep_uploads(self) -> None:
         self.blobs.sweep(time.time() - 86_400)
+
+    def announce_lapsing(self) -> None:
+        """Of the privileges that this installation's centre gave."""
+        home = self.context(Principal("timer", self.settings.organization))
+        days = agreements.assigning(home, self.settings.organization).lapsing_days
+
+        def plan(ctx: Context) -> Reply:
+            timers.announce_lapsing(ctx, days)
+            return Reply(200)
+
+        retried(home, "operation", "announce-lapsing", plan)
 
     def grantable(self, text: str) -> bool:
         """Whether a scope is about something that is served, in a way that is enforced."""
@@ -245,6 +262,12 @@ class Installation:
         }
         request = Request("PUT", f"Endpoint/{home}-dicomweb", body=dumps(endpoint).encode())
         dispatch(self.context(principal), request)
+        for template in templates():  # to begin with; a facility's own of the same URL goes before
+            document = template | {"id": f"{home}-{template['url'].rpartition(':')[2]}"}
+            self.store.prepare("Questionnaire")
+            if self.store.get("Questionnaire", document["id"], EVERYTHING) is None:
+                request = Request("PUT", f"Questionnaire/{document['id']}", body=dumps(document).encode())
+                dispatch(self.context(principal), request)
 
     def authenticate(self, header: str | None) -> Principal:
         try:

@@ -67,7 +67,8 @@ class ResourceType:
     ``writers`` are the roles in which people write it (systems act for their organisation);
     ``left_out`` are the standard's parameters that are not served, each with its reason;
     ``custom`` are parameters that administrators added, ``pending`` those of them that are not indexed yet;
-    ``referrers`` are the (type, parameter) whose existence forbids a delete."""
+    ``referrers`` are the (type, parameter) whose existence forbids a delete;
+    ``derived`` are tags of our own that the server counts by; ``queues`` are the worklists that a resource waits in."""
 
     name: str
     search: tuple[SearchParam, ...] = ()
@@ -78,6 +79,8 @@ class ResourceType:
     rules: tuple[Rule, ...] = ()
     base_keys: Callable[[str, Document], list[str]] = lambda owner, _: [f"org/{owner}"]
     unique: Callable[[Document], list[str]] = lambda _: []
+    derived: Callable[[Document], list[str]] = lambda _: []
+    queues: Callable[[Document], list[str]] | None = None
     deletable: Callable[[Document], bool] = lambda _: True
     insert_only: bool = False
     writers: tuple[str, ...] = ()
@@ -88,7 +91,7 @@ class ResourceType:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An operation's parameter, in or out; ``as_sent``: a resource that the operation itself checks.
+    """An operation's parameter, in or out; ``as_sent``: a resource that the operation itself checks; of ``parts`` the type is empty.
 
     https://hl7.org/fhir/R4/operationdefinition.html
     """
@@ -99,6 +102,7 @@ class Parameter:
     max: str = "1"
     documentation: str = ""
     as_sent: bool = False
+    parts: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from fhirserver import access, audit, bundle, capability, interactions, metrics, openapi, published, trail
+from fhirserver import access, audit, bundle, capability, interactions, metrics, openapi, published, replay, trail
 from fhirserver.definitions import Operation, ResourceType
 from fhirserver.errors import BadRequest, Conflict, Duplicate, FHIRError, MethodNotAllowed, NotFound
-from fhirserver.messages import Context, Line, Reply, Request
+from fhirserver.messages import Alone, Context, Line, Reply, Request
 from fhirserver.operations import OPERATIONS, parameters
 from fhirserver.operations.plain_writes import way_to
 from fhirserver.search.reference import relative
@@ -175,7 +175,15 @@ def _answered(ctx: Context, request: Request, call: Call) -> Reply:
     _require(ctx, call)
     if call.writes:
         said = request.headers.get("x-provenance")
-        return retried(ctx, call.interaction, call.code, lambda fresh: perform(fresh, request, call), said)
+        alone = _alone(ctx, call)
+        return retried(
+            ctx,
+            call.interaction,
+            call.code,
+            lambda fresh: perform(replace(fresh, alone=alone), request, call),
+            said,
+            replay.named(ctx, request),
+        )  # fmt: skip
     _prepared(ctx, request, call)
     return perform(ctx, request, call)
 
@@ -190,15 +198,42 @@ def _prepared(ctx: Context, request: Request, call: Call) -> None:
         published.publish(ctx)
 
 
+def _alone(ctx: Context, call: Call) -> Alone:
+    """For an operation that commits more than once."""
+
+    def alone(plan: Callable[[Context], Any]) -> Any:
+        given: list[Any] = []
+
+        def planned(fresh: Context) -> Reply:
+            given[:] = [plan(fresh)]
+            return Reply(200)
+
+        retried(ctx, call.interaction, call.code, planned)
+        return given[0]
+
+    return alone
+
+
 def retried(
-    ctx: Context, interaction: str, operation: str, plan: Callable[[Context], Reply], provenance: str | None = None
+    ctx: Context,
+    interaction: str,
+    operation: str,
+    plan: Callable[[Context], Reply],
+    provenance: str | None = None,
+    name: replay.Named | None = None,
 ) -> Reply:
-    """Plan and commit, again where a compare-and-set lost. ``provenance`` is what the client says of its write."""
+    """Plan and commit, again where a compare-and-set lost. ``provenance`` is what the client says of its write, ``name`` by
+    what it may send it again."""
     for left in reversed(range(RETRIES)):
+        if name is not None and (before := replay.known(ctx, name)) is not None:
+            return before
         fresh = replace(ctx, changes=Changes())
         reply = plan(fresh)
+        fresh.changes.answer = name.row(ctx, reply) if name is not None else None
         if not fresh.changes:  # nothing new, and yet something was told
             ctx.note(Line(ctx.principal, interaction, ctx.now, "0", reply.touched, operation=operation))
+            if name is not None:
+                ctx.store.commit(fresh.changes)
             return reply
         audit.record(fresh, interaction, operation)
         if provenance is not None and fresh.changes.writes:

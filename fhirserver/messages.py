@@ -70,12 +70,17 @@ class Line:
         return cls(principal, interaction, when, outcome, rows, query, operation, made)
 
 
+# A plan in a transaction of its own, planned again where another request was faster; what it gives back
+Alone = Callable[["Callable[[Context], Any]"], Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What one request is given: who asks, when, where to read, and the changes that its commit will write.
 
     ``withheld_from``: the patients whose records are kept from an organisation. ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``told`` is what
-    the log is told of the request: the kind of interaction, and on what type.
+    the log is told of the request: the kind of interaction, and on what type. ``alone``: for what commits more than once;
+    None within a transaction.
     """
 
     store: Store
@@ -91,3 +96,4 @@ class Context:
     derived_id: Callable[..., str]
     withheld_from: Callable[[str], frozenset[str]]
     told: dict[str, str] = field(default_factory=dict)
+    alone: Alone | None = None

@@ -126,4 +126,6 @@ def _parameter(param: Parameter, use: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": param.name, "use": use, "min": param.min, "max": param.max}
     if param.documentation:
         row["documentation"] = param.documentation
+    if param.parts:
+        return row | {"part": [_parameter(part, use) for part in param.parts]}
     return row | {"type": param.type}

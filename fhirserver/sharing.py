@@ -12,16 +12,18 @@ from fhirserver.errors import BusinessRule
 from fhirserver.messages import Context
 from fhirserver.moments import milliseconds
 from fhirserver.search.reference import local
-from fhirserver.versions import Grant
+from fhirserver.versions import FOREVER, Grant
 from fhirserver.work import Item
 
 _PASSED_ON = ("DiagnosticReport", "ImagingStudy", "DocumentReference", "Observation")
 
 
-def share(ctx: Context, order: Item, key: str) -> None:
-    """Errors: 422 where the order names something that its facility may not pass on."""
+def share(ctx: Context, order: Item, key: str, until: int = FOREVER, reason: str | None = None) -> None:
+    """``reason``: what the right rests on, the order itself where nothing else is named.
+
+    Errors: 422 where the order names something that its facility may not pass on."""
     for shared, owner in _shared(ctx, order):
-        ctx.changes.share(shared.stored.type, shared.stored.id, Grant(order.reference, key), owner)
+        ctx.changes.share(shared.stored.type, shared.stored.id, Grant(reason or order.reference, key, until), owner)
 
 
 def share_again(ctx: Context, order: Item) -> None:

@@ -6,7 +6,7 @@ is kept to its facility and put in a reconcile Task. https://hl7.org/fhir/R4/ima
 
 from __future__ import annotations
 
-from fhirserver import work
+from fhirserver import timing, work
 from fhirserver.headers import accession_identifier, birth_date, imaging_study, modalities, patient_of
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
@@ -14,7 +14,7 @@ from fhirserver.moments import milliseconds
 from fhirserver.validation import Document, built, loads
 from fhirserver.versions import EVERYTHING, Grant, Stored, owned_by
 from fhirserver.work import Item
-from fhirserver.workflow import coding, deadlines, states
+from fhirserver.workflow import coding, states
 from fhirserver.workflow.matching import Candidate, Match, match
 from imaging.study import Study
 
@@ -157,14 +157,27 @@ def follow_order(ctx: Context, facility: str, reference: str, study_id: str, stu
         if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
             ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), facility)
     ctx.changes.guard(order.stored)  # a dispatch at this moment and this arrival do not miss each other
-    t0 = work.coordination(ctx, order) if study["status"] == "available" else None
-    if t0 is None or coding.business_status(t0.data) != states.AWAITING_IMAGES:
-        return True
-    taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
-    business = work.business(states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT)
-    end = None if "restriction" in t0.data else work.timestamp(deadlines.due(t0.data.get("priority", "routine"), ctx.now))
-    work.reschedule(ctx, t0, end, businessStatus=business)
+    t0 = work.coordination(ctx, order)
+    if t0 is not None:
+        _worked_on(ctx, order, t0, study_id, study)
     return True
+
+
+def _worked_on(ctx: Context, order: Item, t0: Item, study_id: str, study: Document) -> None:
+    """The work knows of the modality; the first complete study makes it ready and starts its clock; further images are told
+    to who is reading, whose signature names what they saw."""
+    there = [one for one in work.answering(ctx, order) if one.stored.id != study_id]
+    found = work.modalities(there) | {m["code"] for m in study.get("modality", ()) if "code" in m}
+    document = t0.data | {"input": work.with_input(t0.data, "modality", *sorted(found))}
+    if study["status"] == "available" and coding.business_status(t0.data) == states.AWAITING_IMAGES:
+        taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
+        business = states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT
+        document |= {"businessStatus": coding.told(t0.data.get("businessStatus"), business)}
+        fulfiller = work.organization(t0.data["owner"]) or ""
+        if not work.inputs(t0.data, "clock-start"):
+            document = timing.started(ctx, document, order.stored.owner, fulfiller, ctx.now, timing.end_of(t0.data))
+    if document != t0.data:
+        work.follow(ctx, t0, document)
 
 
 def _reconcile(ctx: Context, study: Study, study_id: str, patient: str, found: Match) -> None:

@@ -234,6 +234,8 @@ class Changes:
     orders: set[tuple[str, str]] = field(default_factory=set)
     reserved: set[Key] = field(default_factory=set)
     claims: dict[str, int] = field(default_factory=dict)
+    answer: Document | None = None  # what the request was answered, kept with it for who sends it again
+    figures: list[Document] = field(default_factory=list)  # what is measured later
     signals: set[str] = field(default_factory=set)  # what other processes watch: told with the commit
     touched: list[Touched] = field(default_factory=list)  # what the audit is to know of beside what is written
     line: tuple[int, str] | None = None  # what the audit trail is told, and when
@@ -300,6 +302,8 @@ def current_document(write: Write, now: int) -> Document:
     }
     if index.get("u"):
         document["u"] = [f"{write.owner}|{key}" for key in index["u"]]
+    if index.get("w"):
+        document["w"] = index["w"]
     return document
 
 

@@ -6,13 +6,13 @@ to the fulfiller. Everything is planned into ``ctx.changes``; the caller's dispa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from fhirserver import access
-from fhirserver.errors import BusinessRule, Conflict, Forbidden, NotFound
+from fhirserver.errors import BusinessRule, Conflict, NotFound
 from fhirserver.interactions import put
 from fhirserver.messages import Context
 from fhirserver.search.query import Query, plain, tagged
@@ -20,10 +20,10 @@ from fhirserver.search.reference import local, relative
 from fhirserver.validation import Document, built, loads, rebuilt
 from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
 from fhirserver.workflow import coding, states
-from fhirserver.workflow.eligibility import Reader, Reading, Verdict, judge
 
 REPORTS = "urn:fhirserver:report"
 _MOST = 1000
+_NOT_IMAGES = frozenset({"SR", "KO", "PR", "DOC", "SEG", "RWV", "REG"})
 # What Task.input holds, and as what
 INPUTS = {
     "report-template": "valueCanonical",
@@ -32,6 +32,30 @@ INPUTS = {
     "lease-until": "valueDateTime",
     "template": "valueCanonical",
     "order-version": "valueString",
+    # What is to be read, so that nobody has to look it up again; one of each, modalities apart.
+    "facility": "valueReference",
+    "modality": "valueCode",
+    "region": "valueCode",
+    "specialty": "valueCode",
+    "requesting-doctor": "valueReference",
+    "hurry": "valueBoolean",
+    # The clock: by which agreement, since when it runs, since when it stands, which level of the ladder was told.
+    "sla-policy": "valueCanonical",
+    "clock-start": "valueDateTime",
+    "paused-since": "valueDateTime",
+    "escalated": "valueInteger",
+    "blind": "valueBoolean",
+    "blocking": "valueBoolean",
+    "comment": "valueString",
+    "score": "valueCoding",
+    "category": "valueCode",
+    "step": "valueInteger",
+    "draft": "valueReference",
+    "study": "valueReference",
+    "patient-number": "valueString",
+    "birth-date": "valueDate",
+    "question": "valueReference",
+    "draft-text": "valueString",
 }
 
 
@@ -83,7 +107,7 @@ def item(ctx: Context, reference: str) -> Item | None:
     return opened(ctx, stored) if stored is not None and not stored.deleted else None
 
 
-def items(ctx: Context, owners: tuple[str | None, ...], type_: str, *pairs: tuple[str, str]) -> list[Item]:
+def items(ctx: Context, owners: Iterable[str | None], type_: str, *pairs: tuple[str, str]) -> list[Item]:
     """For the server itself: what these organisations own and what matches, as this request leaves it."""
     return _found(ctx, owners, plain(ctx.store.types[type_], *pairs))
 
@@ -94,7 +118,7 @@ def identified(ctx: Context, owner: str, type_: str, *values: str) -> list[Item]
     return [row for row in rows if any(i.get("value") in values for i in row.data.get("identifier", ()))]
 
 
-def _found(ctx: Context, owners: tuple[str | None, ...], query: Query) -> list[Item]:
+def _found(ctx: Context, owners: Iterable[str | None], query: Query) -> list[Item]:
     rows = ctx.store.search(query, owned_by(*owners), _MOST)
     return [changed for row in rows if (changed := item(ctx, row.reference))]
 
@@ -135,6 +159,13 @@ def coordination(ctx: Context, order: Item) -> Item | None:
     return next((task for task in found if is_coordination(task.data) and task.status in states.OPEN_TASK), None)
 
 
+def root(ctx: Context, order: Item) -> Item | None:
+    """The facility's coordination Task of the order, a closed one too: the latest."""
+    found = items(ctx, (order.stored.owner,), "Task", ("focus", order.reference), ("code", f"{coding.TASK_TYPE}|coordinate"))
+    mine = [task for task in found if is_coordination(task.data)]
+    return max(mine, key=lambda task: (task.status in states.OPEN_TASK, task.data["authoredOn"]), default=None)
+
+
 def coordination_of(ctx: Context, attempt: Document) -> Item:
     """T0 of an attempt. Errors: 422 where the Task is no attempt."""
     parent = item(ctx, attempt["partOf"][0]["reference"]) if attempt.get("partOf") else None
@@ -143,13 +174,42 @@ def coordination_of(ctx: Context, attempt: Document) -> Item:
     return parent
 
 
-def attempts(ctx: Context, t0: Item) -> list[Item]:
-    fulfiller = organization(t0.data.get("owner"))
-    return [t for t in items(ctx, (fulfiller,), "Task", ("part-of", t0.reference)) if is_attempt(t.data)]
+def parts(ctx: Context, t0: Item) -> list[Item]:
+    """What the fulfiller made of it: attempts, and the coordination Task by which it was passed on."""
+    rows = items(ctx, (organization(t0.data.get("owner")),), "Task", ("part-of", t0.reference))
+    planned = [w for w in ctx.changes.writes.values() if w.type == "Task" and w.expected == 0 and w.data]
+    mine = [w for w in planned if w.data and any(p.get("reference") == t0.reference for p in w.data.get("partOf", ()))]
+    known = {row.reference for row in rows}
+    return [*rows, *(written(ctx, w) for w in mine if w.reference not in known)]
 
 
-def open_attempts(ctx: Context, t0: Item) -> list[Item]:
-    return [attempt for attempt in attempts(ctx, t0) if attempt.status in states.OPEN_TASK]
+def attempts(ctx: Context, t0: Item, kind: str | None = None) -> list[Item]:
+    return [t for t in parts(ctx, t0) if (is_a(t.data, kind) if kind else is_attempt(t.data))]
+
+
+def open_attempts(ctx: Context, t0: Item, kind: str | None = None) -> list[Item]:
+    return [attempt for attempt in attempts(ctx, t0, kind) if attempt.status in states.OPEN_TASK]
+
+
+def passed_on(ctx: Context, t0: Item) -> Item | None:
+    """The open coordination Task by which it was forwarded."""
+    return next((t for t in parts(ctx, t0) if is_coordination(t.data) and t.status in states.OPEN_TASK), None)
+
+
+def chain(ctx: Context, t0: Item) -> list[Item]:
+    """The coordination Task, and those by which it was passed on, one after the other."""
+    found = [t0]
+    while (following := passed_on(ctx, found[-1])) is not None:
+        found.append(following)
+    return found
+
+
+def above(ctx: Context, t0: Item) -> list[Item]:
+    """The coordination Task and those that it is part of; the facility's own is the last."""
+    found = [t0]
+    while found[-1].data.get("partOf") and (parent := item(ctx, found[-1].data["partOf"][0]["reference"])):
+        found.append(parent)
+    return found
 
 
 def is_coordination(task: Document) -> bool:
@@ -157,7 +217,18 @@ def is_coordination(task: Document) -> bool:
 
 
 def is_attempt(task: Document) -> bool:
-    return "read" in coding.codes(task.get("code"), coding.TASK_TYPE)
+    return bool(coding.codes(task.get("code"), coding.TASK_TYPE) & states.ATTEMPTS)
+
+
+def is_a(task: Document, kind: str) -> bool:
+    """Whether it is a Task of this kind of ours."""
+    return kind in coding.codes(task.get("code"), coding.TASK_TYPE)
+
+
+def facility_of(t0: Item) -> str:
+    """The ordering facility, also of a coordination Task that a centre passed on."""
+    named = next(iter(inputs(t0.data, "facility")), None)
+    return organization(named) or t0.stored.owner
 
 
 def inputs(task: Document, kind: str) -> list[Any]:
@@ -173,10 +244,17 @@ def entry(kind: str, value: Any) -> Document:
     return {"type": coding.concept(coding.TASK_TYPE, kind), INPUTS.get(kind, "valueReference"): value}
 
 
-def with_input(task: Document, kind: str, value: Any) -> list[Document]:
-    """Task.input with this as the only one of its kind."""
+def with_input(task: Document, kind: str, *values: Any) -> list[Document]:
+    """Task.input with these as the only ones of their kind."""
     others = [row for row in task.get("input", ()) if kind not in coding.codes(row.get("type"), coding.TASK_TYPE)]
-    return [*others, entry(kind, value)]
+    return [*others, *(entry(kind, value) for value in values)]
+
+
+def outputs(ctx: Context, task: Document, kind: str) -> list[Item]:
+    """The resources of Task.output of one kind that exist."""
+    rows = [row for row in task.get("output", ()) if kind in coding.codes(row.get("type"), coding.TASK_TYPE)]
+    found = (item(ctx, row.get("valueReference", {}).get("reference", "")) for row in rows)
+    return [one for one in found if one is not None]
 
 
 def organization(reference: Document | None) -> str | None:
@@ -185,7 +263,7 @@ def organization(reference: Document | None) -> str | None:
     return text.removeprefix("Organization/") if text.startswith("Organization/") else None
 
 
-def business(status: str) -> Document:
+def business_status(status: str) -> Document:
     return coding.concept(coding.BUSINESS_STATUS, status)
 
 
@@ -197,6 +275,11 @@ def answering(ctx: Context, order: Item) -> list[Item]:
 
 def based_on(document: Document) -> list[str]:
     return [reference["reference"] for reference in document.get("basedOn", ()) if "reference" in reference]
+
+
+def modalities(found: Iterable[Item]) -> set[str]:
+    """The modalities of studies; what is beside the images (SR, KO, PR) needs no privilege."""
+    return {m["code"] for study in found for m in study.data.get("modality", ()) if "code" in m} - _NOT_IMAGES
 
 
 def _counts(study: Item) -> bool:
@@ -221,83 +304,27 @@ def order_of(ctx: Context, task: Document) -> Item:
     return order
 
 
-def reschedule(ctx: Context, t0: Item, end: str | None, **changed: Any) -> list[Write]:
-    """The coordination Task and its open attempts, with one deadline and the same changes."""
-    due = {"restriction": t0.data.get("restriction", {}) | {"period": {"end": end}}} if end else {}
-    members = changed | due | {"lastModified": timestamp(ctx.now)}
-    own = {name: value for name, value in members.items() if name != "businessStatus"}
-    return [save(ctx, t0, t0.data | members), *(save(ctx, task, task.data | own) for task in open_attempts(ctx, t0))]
+# What the work on an order shares: the coordination Task's word is its attempts' too.
+_SHARED = ("priority", "restriction")
 
 
-# ---------------------------------------------------------------- people
+def change(ctx: Context, task: Item, business: str | None = None, **members: Any) -> Write:
+    """A Task with these members, modified now."""
+    told = {"businessStatus": business_status(business)} if business else {}
+    return save(ctx, task, task.data | told | members | {"lastModified": timestamp(ctx.now)})
 
 
-def require_role(ctx: Context, *roles: str) -> None:
-    """Errors: 403 for a user in none of these roles; a system client acts for its organisation."""
-    if not any(ctx.principal.acts_as(role) for role in roles):
-        raise Forbidden(f"This is done in the role of {' or '.join(roles)}.")
-
-
-def require_reader(ctx: Context) -> str:
-    """The caller's Practitioner reference. Errors: 403 for who is no person that reads."""
-    if ctx.principal.practitioner is None or not ctx.principal.acts_as("reader"):
-        raise Forbidden("Readings are done by readers: a token for a user with the role reader and a Practitioner.")
-    return f"Practitioner/{ctx.principal.practitioner}"
-
-
-def practitioner_of(ctx: Context, owner: Document | None) -> str | None:
-    """The Practitioner behind a Task's owner."""
-    text = str((owner or {}).get("reference", ""))
-    if text.startswith("Practitioner/"):
-        return text
-    role = item(ctx, text) if text.startswith("PractitionerRole/") else None
-    found = role.data.get("practitioner", {}).get("reference") if role else None
-    return str(found) if found else None
-
-
-def reading(ctx: Context, t0: Item, read_type: str | None = None) -> Reading:
-    """What the eligibility rules ask about."""
-    order = order_of(ctx, t0.data)
-    requester = practitioner_of(ctx, order.data.get("requester"))
-    modalities = {m["code"] for study in answering(ctx, order) for m in study.data.get("modality", ()) if "code" in m}
-    return Reading(
-        facility=t0.stored.owner,
-        modalities=frozenset(modalities),
-        read_type=read_type or next(iter(inputs(t0.data, "read-type")), "final"),
-        language=next(iter(inputs(t0.data, "report-language")), None),
-        requesters=frozenset({requester} if requester else ()),
-    )
-
-
-def _trusted(t0: Item) -> tuple[str | None, ...]:
-    """Whose word on privileges counts: the fulfiller's and the facility's."""
-    return organization(t0.data.get("owner")), t0.stored.owner
-
-
-def reader(ctx: Context, practitioner: str, t0: Item) -> Reader | None:
-    """A Practitioner with the privileges that count."""
-    person = item(ctx, practitioner)
-    if person is None or person.stored.owner not in _trusted(t0):
-        return None
-    roles = items(ctx, _trusted(t0), "PractitionerRole", ("practitioner", practitioner))
-    return Reader(practitioner, person.data, tuple((r.reference, r.data) for r in roles))
-
-
-def verdict(ctx: Context, practitioner: str, t0: Item, read_type: str | None = None) -> Verdict:
-    found = reader(ctx, practitioner, t0)
-    return judge(reading(ctx, t0, read_type), found, ctx.now) if found else Verdict(("no-such-reader",))
-
-
-def readers(ctx: Context, t0: Item) -> Iterator[str]:
-    """The Practitioners with any privilege at the facility."""
-    rows = items(ctx, _trusted(t0), "PractitionerRole", ("organization", f"Organization/{t0.stored.owner}"))
-    yield from dict.fromkeys(r.data["practitioner"]["reference"] for r in rows if "reference" in r.data.get("practitioner", {}))
-
-
-def load(ctx: Context, practitioner: str, t0: Item) -> int:
-    """How many readings the reader has open at the fulfiller."""
-    roles = [role.reference for role in items(ctx, _trusted(t0), "PractitionerRole", ("practitioner", practitioner))]
-    if not roles:
-        return 0
-    mine = items(ctx, _trusted(t0)[:1], "Task", ("owner", ",".join(roles)), ("status", ",".join(sorted(states.OPEN_TASK))))
-    return len(mine)
+def follow(ctx: Context, t0: Item, document: Document) -> list[Write]:
+    """The coordination Task as it is to be, and what is open below it with what they share, passed on or not."""
+    shared = {name: document[name] for name in _SHARED if name in document}
+    document = document | {"lastModified": timestamp(ctx.now)}
+    below = [part for part in parts(ctx, t0) if part.status in states.OPEN_TASK]
+    found = [save(ctx, t0, document)]
+    for part in below:
+        rows = with_input(part.data, "modality", *inputs(document, "modality"))
+        told = part.data | shared | ({"input": rows} if rows else {})
+        if is_coordination(part.data):
+            found += follow(ctx, part, told)
+        elif is_attempt(part.data):
+            found.append(save(ctx, part, told | {"lastModified": timestamp(ctx.now)}))
+    return found

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 from fhirserver import work
-from fhirserver.demo.scene import HOSPITAL, OFFICE, Demo
-from fhirserver.interactions import put
-from fhirserver.messages import Context
-from fhirserver.operations.dispatch import attempt as new_attempt
-from fhirserver.validation import built
-from fhirserver.workflow import coding, states
+from fhirserver.demo.scene import HOSPITAL, OFFICE, Demo, answered
 
 
 def orders(demo: Demo) -> None:
@@ -49,60 +43,43 @@ def orders(demo: Demo) -> None:
 
 def _waiting(demo: Demo) -> None:
     order = demo.order("6a", "waiting for information", "Irena Wrona", "MR", "routine")
-    t0 = demo.dispatched(order)
-    task = demo.reading(t0, "bela")
-    demo.reader("bela").put(task | {"status": "on-hold", "statusReason": {"text": "Is there an earlier study?"}})
+    task = demo.reading(demo.dispatched(order), "bela")
+    demo.reader("bela").operate(
+        f"Task/{task['id']}/$request-information",
+        question=("String", "Is there an earlier study?"),
+        blocking=("Boolean", True),
+    )
 
 
 def _second_read(demo: Demo) -> None:
     order = demo.order("6b", "awaiting a second read", "Stefan Baran", "CT", "urgent")
     t0 = demo.dispatched(order)
-    demo.reporting(t0, "anna")
-
-    def plan(ctx: Context) -> None:
-        parent = work.item(ctx, f"Task/{t0['id']}")
-        assert parent is not None
-        _change(ctx, parent.reference, businessStatus=work.business("awaiting-second-read"))
-        second = new_attempt(ctx, parent, f"PractitionerRole/{demo.home}-bela-{HOSPITAL}", "requested")
-        del ctx.changes.writes["Task", second.id]
-        codes = [{"system": coding.TASK_CODE, "code": "fulfill"}, {"system": coding.TASK_TYPE, "code": "second-read"}]
-        work.make(ctx, (second.data or {}) | {"code": {"coding": codes}}, demo.home)
-
-    demo.planned(demo.centre, "request-second-read", plan)
+    task, *_ = demo.reporting(t0, "anna")
+    recipient = {"reference": f"PractitionerRole/{demo.home}-bela-{HOSPITAL}"}
+    demo.reader("anna").operate(
+        f"Task/{task['id']}/$request-second-read", kind=("Code", "independent"), recipient=("Reference", recipient)
+    )
 
 
 def _preliminary(demo: Demo) -> None:
     order = demo.order("7", "preliminary", "Wanda Sikora", "MR", "asap")
     t0 = demo.dispatched(order, readType=("Code", "preliminary"))
-    task, report, _ = demo.reporting(t0, "dorota")
-
-    def plan(ctx: Context) -> None:
-        parent = work.item(ctx, f"Task/{t0['id']}")
-        assert parent is not None
-        issued = {"status": "preliminary", "issued": work.timestamp(ctx.now), "conclusion": "Preliminary: no fracture seen."}
-        _change(ctx, f"DiagnosticReport/{report['id']}", **issued)
-        _change(ctx, f"Task/{task['id']}", status="completed")
-        _change(ctx, parent.reference, businessStatus=work.business("preliminary-outcome"))
-        new_attempt(ctx, parent, f"Organization/{demo.home}", "requested")
-
-    demo.planned(demo.reader("dorota"), "publish-preliminary", plan)
+    _, report, draft = demo.reporting(t0, "dorota")
+    said = answered(draft, impression="Preliminary: no fracture seen.")
+    demo.reader("dorota").post(
+        f"DiagnosticReport/{report['id']}/$publish-preliminary",
+        {"resourceType": "Parameters", "parameter": [{"name": "response", "resource": said}]},
+    )
 
 
 def _amended(demo: Demo) -> None:
     order = demo.order("9", "amended after signing", "Ryszard Kania", "CT", "routine")
-    t0 = demo.dispatched(order)
-    report = demo.signed(t0, "anna")
-
-    def plan(ctx: Context) -> None:
-        _change(
-            ctx,
-            f"DiagnosticReport/{report['id']}",
-            status="amended",
-            conclusion="Addendum: compared with the study of 2024, unchanged.",
-        )
-        _change(ctx, f"Task/{t0['id']}", businessStatus=work.business("changed"))
-
-    demo.planned(demo.reader("anna"), "correct", plan)
+    report = demo.signed(demo.dispatched(order), "anna")
+    demo.reader("anna").operate(
+        f"DiagnosticReport/{report['id']}/$addend",
+        text=("Markdown", "Compared with the study of 2024, unchanged."),
+        reason=("CodeableConcept", {"text": "An earlier study was received"}),
+    )
 
 
 def _taken_back(demo: Demo) -> None:
@@ -119,29 +96,16 @@ def _taken_back(demo: Demo) -> None:
 
 def _withdrawn(demo: Demo) -> None:
     order = demo.order("12", "report withdrawn", "Kazimierz Gil", "CR", "routine")
-    t0 = demo.dispatched(order)
-    report = demo.signed(t0, "chidi")
-
-    def plan(ctx: Context) -> None:
-        _change(ctx, f"DiagnosticReport/{report['id']}", status="entered-in-error")
-        _change(ctx, f"Task/{t0['id']}", businessStatus=work.business("withdrawn"))
-
-    demo.planned(demo.reader("chidi"), "retract", plan)
+    report = demo.signed(demo.dispatched(order), "chidi")
+    demo.reader("chidi").operate(
+        f"DiagnosticReport/{report['id']}/$retract",
+        reason=("CodeableConcept", {"text": "Another patient's images"}),
+        second=("Reference", {"reference": f"Practitioner/{demo.home}-anna"}),
+    )
 
 
 def _late(demo: Demo) -> None:
     order = demo.order("13", "overdue", "Halina Bąk", "CT", "stat")
     late = work.timestamp(demo.installation.clock() - timedelta(minutes=20))
-    t0 = demo.dispatched(order, due=("DateTime", late))
-
-    def plan(ctx: Context) -> None:
-        codes = [{"system": coding.BUSINESS_STATUS, "code": code} for code in (states.READY_FOR_ASSIGNMENT, "sla-breached")]
-        _change(ctx, f"Task/{t0['id']}", businessStatus={"coding": codes})
-
-    demo.planned(demo.centre, "escalate", plan)
-
-
-def _change(ctx: Context, reference: str, **members: Any) -> None:
-    found = work.item(ctx, reference)
-    assert found is not None
-    put(ctx, ctx.store.types[found.stored.type], built(found.data | members), found.stored.id, found.stored, "PUT")
+    demo.dispatched(order, due=("DateTime", late))
+    demo.installation.timers.ring()  # it is told to be late, as it would be by the server's own job

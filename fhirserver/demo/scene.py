@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,8 +13,8 @@ from auth.scopes import parse_all
 from fhirserver import work
 from fhirserver.app import Installation
 from fhirserver.demo.files import FILES, referral_pdf, sample
-from fhirserver.dispatch import dispatch, retried
-from fhirserver.messages import Context, Reply, Request
+from fhirserver.dispatch import dispatch
+from fhirserver.messages import Request
 from fhirserver.validation import Document, dumps
 from fhirserver.workflow import coding
 from imaging import stow
@@ -100,11 +99,19 @@ class Demo:
                 "id": HOSPITAL,
                 "active": True,
                 "name": "County Hospital",
+                "telecom": [{"system": "phone", "value": "+48 22 555 01 01"}],
                 "extension": [*zone, defaults],
             }
         )
         self.office.put(
-            {"resourceType": "Organization", "id": OFFICE, "active": True, "name": "Dr. Lis, family doctor", "extension": zone}
+            {
+                "resourceType": "Organization",
+                "id": OFFICE,
+                "active": True,
+                "name": "Dr. Lis, family doctor",
+                "telecom": [{"system": "phone", "value": "+48 22 555 02 02"}],
+                "extension": zone,
+            }
         )
         self.hospital.post("Questionnaire", _template())
         for name, full, facilities, read_types, modalities, end in READERS:
@@ -243,20 +250,11 @@ class Demo:
             actor.operate(f"DiagnosticReport/{report['id']}/$sign", attest=("Boolean", True))["parameter"][0]["resource"]
         )
 
-    def planned(self, actor: Actor, activity: str, plan: Callable[[Context], None]) -> None:
-        """A state whose own operation is still to come: written by the server, through the same tables and in one transaction."""
 
-        def run(ctx: Context) -> Reply:
-            plan(ctx)
-            return Reply(200)
-
-        retried(self.installation.context(actor.principal), "operation", activity, run)
-
-
-def answered(draft: Document) -> Document:
+def answered(draft: Document, impression: str = "No acute abnormality.") -> Document:
     texts = {
         "findings": "No acute intracranial abnormality. Bones intact.",
-        "impression": "No acute abnormality.",
+        "impression": impression,
         "comparison": "None.",
     }
     return draft | {"item": [{**item, "answer": [{"valueString": texts[item["linkId"]]}]} for item in draft["item"]]}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import audit, work
+from fhirserver import agreements, attempts, audit, roster, work
 from fhirserver.definitions import Operation, Parameter
-from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, LockError
+from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.operations.dispatch import attempt
-from fhirserver.validation import Document, dumps
+from fhirserver.moments import milliseconds
 from fhirserver.versions import Write
 from fhirserver.work import Item
-from fhirserver.workflow import coding, states
-from fhirserver.workflow.ranking import Candidate, ranked, record
+from fhirserver.workflow import coding, ranking, states
+from fhirserver.workflow.ranking import Candidate, Decision
 
 _TAKES = frozenset({"requested", "received", "accepted", "in-progress"})
 
@@ -24,40 +22,51 @@ _TAKES = frozenset({"requested", "received", "accepted", "in-progress"})
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Any]:
     t0 = work.visible_item(ctx, "Task", inputs["id"])
     check_if_match(request, t0.stored)
-    _permitted(ctx, t0)
+    assignable(ctx, t0)
     if inputs["mode"] not in ("manual", "auto"):
         raise Invalid("mode is manual or auto.", "Parameters.parameter")
+    if inputs["mode"] == "manual" and "owner" not in inputs:
+        raise Invalid("owner is required where mode is manual.", "Parameters.parameter")
     if inputs["mode"] == "manual" and work.organization(inputs.get("owner")) == ctx.principal.organization:
         return _pooled(ctx, t0, inputs)
-    candidates = [Candidate(p, work.verdict(ctx, p, t0), work.load(ctx, p, t0)) for p in work.readers(ctx, t0)]
-    chosen = _named(ctx, t0, candidates, inputs) if inputs["mode"] == "manual" else _best(candidates)
-    _clear(ctx, t0, force=inputs.get("force", False))
-    task = _assigned(ctx, t0, chosen, requested=inputs.get("requireAcceptance", False))
-    decision = record(candidates, chosen.reader, inputs["mode"], inputs.get("overrideReason"))
-    return {"task": task, "decision": _stored(ctx, decision, inputs.get("reason"))}
+    found = considered(ctx, t0)
+    chosen = _named(ctx, t0, found, inputs) if inputs["mode"] == "manual" else best(found)
+    return assigned(ctx, t0, found, chosen, inputs)
+
+
+def considered(ctx: Context, t0: Item) -> list[Candidate]:
+    """All readers with a privilege at the facility, the best first."""
+    policy = agreements.assigning(ctx, work.organization(t0.data["owner"]) or "")
+    return ranking.candidates(attempts.asked(ctx, t0, states.READ), roster.readers(ctx, t0), policy, milliseconds(ctx.now))
+
+
+def assigned(
+    ctx: Context, t0: Item, found: list[Candidate], chosen: Candidate, inputs: Mapping[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """The act: former attempts end, the new one begins, and why is stored."""
+    attempts.cleared(ctx, t0, force=inputs.get("force", False))
+    offered = inputs.get("requireAcceptance", False)
+    task = attempts.given(ctx, t0, chosen.reader, chosen.verdict, offered=offered)
+    policy = agreements.assigning(ctx, work.organization(t0.data["owner"]) or "")
+    decision = ranking.decided(
+        inputs["mode"], chosen.reader.reference, milliseconds(ctx.now), policy, attempts.asked(ctx, t0, states.READ), found, inputs.get("overrideReason"),
+    )  # fmt: skip
+    return {"task": task, "decision": recorded(ctx, decision, inputs.get("reason"))}
 
 
 def _pooled(ctx: Context, t0: Item, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """To the centre itself: back to the pool, for its readers to claim."""
-    _clear(ctx, t0, force=inputs.get("force", False))
-    task = attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
-    status = t0.status if t0.status == "in-progress" else "accepted"
-    work.save(
-        ctx,
-        t0,
-        t0.data
-        | {
-            "status": status,
-            "businessStatus": work.business(states.READY_FOR_ASSIGNMENT),
-            "lastModified": work.timestamp(ctx.now),
-        },
-    )
-    decision = record([], t0.data["owner"]["reference"], "pool", None)
-    return {"task": task, "decision": _stored(ctx, decision, inputs.get("reason"))}
+    attempts.cleared(ctx, t0, force=inputs.get("force", False))
+    task = attempts.pooled(ctx, t0)
+    attempts.stand(ctx, t0, states.READY_FOR_ASSIGNMENT)
+    policy = agreements.assigning(ctx, ctx.principal.organization)
+    decision = ranking.decided("pool", t0.data["owner"]["reference"], milliseconds(ctx.now), policy)
+    return {"task": task, "decision": recorded(ctx, decision, inputs.get("reason"))}
 
 
-def _permitted(ctx: Context, t0: Item) -> None:
-    work.require_role(ctx, "dispatcher")
+def assignable(ctx: Context, t0: Item) -> None:
+    """Errors: 403, 409, 422."""
+    roster.require_role(ctx, "dispatcher")
     if not work.is_coordination(t0.data):
         raise BusinessRule("Assign the coordination Task; a new attempt is made of it.", "Task.code")
     if work.organization(t0.data["owner"]) != ctx.principal.organization:
@@ -66,83 +75,44 @@ def _permitted(ctx: Context, t0: Item) -> None:
         raise Conflict(f"A reading that is {t0.status} is not assigned.")
     if coding.business_status(t0.data) == states.AWAITING_IMAGES:
         raise BusinessRule("The images are not complete yet.", "Task.businessStatus")
+    if coding.business_status(t0.data) == states.FORWARDED:
+        raise Conflict("The reading was forwarded; it is assigned where it went.")
 
 
-def _named(ctx: Context, t0: Item, candidates: list[Candidate], inputs: Mapping[str, Any]) -> Candidate:
+def _named(ctx: Context, t0: Item, found: list[Candidate], inputs: Mapping[str, Any]) -> Candidate:
     """The reader that the dispatcher names, if no hard rule forbids it, and no soft one without a reason."""
-    owner = inputs.get("owner")
-    practitioner = work.practitioner_of(ctx, owner)
+    practitioner = roster.practitioner_of(ctx, inputs.get("owner"))
     if practitioner is None:
         raise BusinessRule("owner is the PractitionerRole or Practitioner that is to read.", "Parameters.parameter")
-    found = next((c for c in candidates if c.reader == practitioner), None) or Candidate(
-        practitioner, work.verdict(ctx, practitioner, t0), 0
-    )
-    if not found.verdict.eligible:
-        raise BusinessRule(
-            f"This reader may not read this: {', '.join(found.verdict.failed)}.",
-            "Parameters.parameter",
-            (coding.ELIGIBILITY, found.verdict.failed[0]),
-        )
-    if found.verdict.soft and not (inputs.get("override") and inputs.get("overrideReason")):
-        text = f"Against the rule {', '.join(found.verdict.soft)}; override it with a reason."
-        raise BusinessRule(text, "Parameters.parameter", (coding.ELIGIBILITY, found.verdict.soft[0]))
-    return found
+    chosen = next((c for c in found if c.reader.reference == practitioner), None) or _elsewhere(ctx, t0, practitioner)
+    if not chosen.verdict.eligible:
+        raise roster.refusal(chosen.verdict.failed)
+    if inputs.get("override") and not inputs.get("overrideReason"):
+        raise BusinessRule("An override needs its reason: overrideReason.", "Parameters.parameter")
+    if chosen.verdict.soft and not inputs.get("override"):
+        refused = roster.refusal(chosen.verdict.soft)
+        text = f"{refused.diagnostics} Override it with a reason."
+        raise BusinessRule(text, "Parameters.parameter", refused.details)
+    return chosen
 
 
-def _best(candidates: list[Candidate]) -> Candidate:
-    best = next((c for c in ranked(candidates) if c.verdict.eligible and not c.verdict.soft), None)
-    if best is None:
-        raise BusinessRule("No reader may read this.", "Task", (coding.ELIGIBILITY, "no-candidate"))
-    return best
+def _elsewhere(ctx: Context, t0: Item, practitioner: str) -> Candidate:
+    """A reader without any privilege at the facility: refused, in words."""
+    reader, verdict = attempts.judged(ctx, t0, practitioner, states.READ)
+    return Candidate(reader, verdict, {}, 0.0)
 
 
-def _clear(ctx: Context, t0: Item, *, force: bool) -> None:
-    """End the open attempts: before the start cancelled, after it failed, and then the report that was open is cancelled."""
-    for old in work.open_attempts(ctx, t0):
-        if old.status in ("in-progress", "on-hold") and not force:
-            raise LockError("The reading is in progress; take it over with force.")
-        end(ctx, old, "reassigned")
+def best(found: list[Candidate]) -> Candidate:
+    """Errors: 422 where nobody may, or only against a soft rule."""
+    if found and found[0].verdict.eligible and not found[0].verdict.soft:
+        return found[0]
+    raise BusinessRule("No reader may read this now.", "Task", (coding.ELIGIBILITY, "no-candidate"))
 
 
-def end(ctx: Context, attempt: Item, reason: str, told: Document | None = None) -> Write:
-    """An attempt that its owner no longer has; ``told``: the words that its end was sent in."""
-    closed = told or attempt.data | {
-        "status": states.released(attempt.status),
-        "statusReason": coding.concept(coding.STATUS_REASON, reason),
-        "lastModified": work.timestamp(ctx.now),
-    }
-    saved = work.save(ctx, attempt, closed)
-    for row in attempt.data.get("output", ()):
-        report = work.item(ctx, row.get("valueReference", {}).get("reference", ""))
-        if report is not None and report.stored.type == "DiagnosticReport" and report.status == "registered":
-            work.save(ctx, report, report.data | {"status": "cancelled"})
-        elif report is not None and report.stored.type == "QuestionnaireResponse" and report.status == "in-progress":
-            work.save(ctx, report, report.data | {"status": "stopped"})
-    return saved
-
-
-def _assigned(ctx: Context, t0: Item, chosen: Candidate, *, requested: bool) -> Write:
-    assert chosen.verdict.role is not None
-    task = attempt(ctx, t0, chosen.verdict.role, "requested" if requested else "accepted")
-    business = states.AWAITING_ACCEPTANCE if requested else states.ASSIGNED
-    status = t0.status if t0.status == "in-progress" else "accepted"
-    work.save(
-        ctx,
-        t0,
-        t0.data | {"status": status, "businessStatus": work.business(business), "lastModified": work.timestamp(ctx.now)},
-    )
-    return task
-
-
-def _stored(ctx: Context, decision: dict[str, Any], reason: Any) -> Write:
+def recorded(ctx: Context, decision: Decision, reason: Any) -> Write:
     """The Provenance of the assignment, with the decision record as its source."""
     targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]
-    binary = {
-        "resourceType": "Binary",
-        "id": "decision",
-        "contentType": "application/json",
-        "data": base64.b64encode(dumps(decision).encode()).decode(),
-    }
+    binary = {"resourceType": "Binary", "id": "decision", "contentType": "application/gzip", "data": decision.packed()}
     extra = {"contained": [binary], "entity": [{"role": "source", "what": {"reference": "#decision"}}]}
     return audit.add(ctx, audit.provenance(ctx, targets, "assign", extra | ({"reason": [reason]} if reason else {})))
 
@@ -155,7 +125,11 @@ ASSIGN = Operation(
     affects_state=True,
     inputs=(
         Parameter("mode", "code", 1, documentation="manual | auto"),
-        Parameter("owner", "Reference", documentation="PractitionerRole or Practitioner; required when manual"),
+        Parameter(
+            "owner",
+            "Reference",
+            documentation="PractitionerRole or Practitioner; the centre: to its pool. Required when manual",
+        ),
         Parameter("requireAcceptance", "boolean", documentation="offer it rather than assign it"),
         Parameter("reason", "CodeableConcept"),
         Parameter("force", "boolean", documentation="take over a reading in progress"),

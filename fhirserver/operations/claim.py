@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from fhirserver import work
+from fhirserver import agreements, reporting, roster, timing, work
+from fhirserver.attempts import judged, kind_of, resumed, shift_end, stand
 from fhirserver.definitions import Operation, Parameter
-from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, LockError
+from fhirserver.errors import BusinessRule, Conflict, Invalid, LockError
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.validation import Document
@@ -16,57 +17,60 @@ from fhirserver.versions import Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 
-DEFAULT_LEASE, LONGEST_LEASE = 30, 24 * 60
+LONGEST_LEASE = 24 * 60
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
     attempt = work.visible_item(ctx, "Task", inputs["id"])
     check_if_match(request, attempt.stored)
-    minutes = inputs.get("leaseMinutes", DEFAULT_LEASE)
-    if not 1 <= minutes <= LONGEST_LEASE:
+    minutes = inputs.get("leaseMinutes")
+    if minutes is not None and not 1 <= minutes <= LONGEST_LEASE:
         raise Invalid(f"leaseMinutes is from 1 to {LONGEST_LEASE}.", "Parameters.parameter")
     return {"return": claim(ctx, attempt, start=inputs.get("start", False), minutes=minutes)}
 
 
-def claim(ctx: Context, attempt: Item, *, start: bool, minutes: int = DEFAULT_LEASE) -> Write:
+def claim(ctx: Context, attempt: Item, *, start: bool, minutes: int | None = None) -> Write:
     """The act itself: compare-and-set on the attempt's version, so a second claim finds another owner."""
-    caller = work.require_reader(ctx)
+    caller = roster.require_reader(ctx)
     t0 = work.coordination_of(ctx, attempt.data)
     mine = _owned(ctx, attempt, caller)
     if attempt.status not in states.OPEN_TASK:
         raise Conflict(f"A reading that is {attempt.status} is not claimed.")
-    verdict = work.verdict(ctx, caller, t0)
+    reader, verdict = judged(ctx, t0, caller, kind_of(attempt.data))
     if not verdict.eligible:
-        raise Forbidden(f"You may not read this: {', '.join(verdict.failed)}.", details=(coding.ELIGIBILITY, verdict.failed[0]))
+        raise roster.not_eligible(verdict.failed)
     owner = attempt.data["owner"] if mine else {"reference": verdict.role}
     document = attempt.data | {"owner": owner, "lastModified": work.timestamp(ctx.now), "status": "accepted"}
     started = attempt.status in ("in-progress", "on-hold")
     if start or started:
-        document |= _started(ctx, attempt, work.order_of(ctx, attempt.data), minutes)
-    if attempt.status == "on-hold" and not start:
-        document["status"] = "on-hold"  # a renewal keeps it waiting
+        minutes = minutes or agreements.assigning(ctx, attempt.stored.owner).lease_minutes
+        document = _started(ctx, document, work.order_of(ctx, attempt.data), ctx.now + timedelta(minutes=minutes))
+    else:
+        document = timing.timed(document, shift_end(reader))
+    if attempt.status == "on-hold" and not start:  # a renewal keeps it waiting
+        document = timing.timed(document | {"status": "on-hold"}, None)
     write = work.save(ctx, attempt, document)
-    _follow(ctx, t0, document["status"])
+    _follow(ctx, t0, document)
     return write
 
 
-def _started(ctx: Context, attempt: Item, order: Item, minutes: int) -> Document:
-    """In reading: since when, until when it is kept for this reader, and the version of the order that they see."""
+def _started(ctx: Context, attempt: Document, order: Item, until: datetime) -> Document:
+    """In reading: since when, until when it is kept for this reader, and the versions of order and studies that they see."""
     if not any(study.status == "available" for study in work.answering(ctx, order)):
         raise BusinessRule("There are no complete images to read yet.", "Task.focus")
-    until = work.timestamp(ctx.now + timedelta(minutes=minutes))
-    leased = work.with_input(attempt.data, "lease-until", until)
-    return {
+    leased = work.with_input(attempt, "lease-until", work.timestamp(until))
+    started = {
         "status": "in-progress",
-        "executionPeriod": attempt.data.get("executionPeriod") or {"start": work.timestamp(ctx.now)},
-        "input": work.with_input({"input": leased}, "order-version", str(order.stored.version)),
+        "executionPeriod": attempt.get("executionPeriod") or {"start": work.timestamp(ctx.now)},
+        "input": reporting.looked_at(ctx, {"input": leased}, order),
     }
+    return timing.timed(attempt | started, until)
 
 
 def _owned(ctx: Context, attempt: Item, caller: str) -> bool:
     """Whether it is the caller's already. Errors: 409 where it is another's, without a word of whose."""
     owner: Document = attempt.data.get("owner", {})
-    if work.practitioner_of(ctx, owner) == caller:
+    if roster.practitioner_of(ctx, owner) == caller:
         return True
     if owner and work.organization(owner) != ctx.principal.organization:
         raise LockError("Another reader has this reading.")
@@ -78,15 +82,21 @@ def _owned(ctx: Context, attempt: Item, caller: str) -> bool:
 _BUSINESS = {"accepted": states.ASSIGNED, "in-progress": states.READING, "on-hold": states.AWAITING_INFORMATION}
 
 
-def _follow(ctx: Context, t0: Item, status: str) -> None:
-    """The coordination Task is assigned with the claim, in progress with the first start."""
-    moved = "accepted" if status == "accepted" and t0.status != "in-progress" else "in-progress"
-    business = work.business(_BUSINESS[status])
-    waiting = coding.business_status(t0.data) == states.AWAITING_IMAGES
-    if waiting or (moved, business) == (t0.status, t0.data.get("businessStatus")):
-        business = t0.data["businessStatus"]
-    if (moved, business) != (t0.status, t0.data.get("businessStatus")):
-        work.save(ctx, t0, t0.data | {"status": moved, "businessStatus": business, "lastModified": work.timestamp(ctx.now)})
+def _follow(ctx: Context, t0: Item, attempt: Document) -> None:
+    """The coordination Task is assigned with the claim, in progress with the first start; a second reading says so."""
+    status = attempt["status"]
+    if status == "in-progress":
+        t0 = Item(t0.stored, resumed(ctx, t0))
+    if kind_of(attempt) == states.READ:
+        business = _BUSINESS[status]
+        if coding.business_status(t0.data) == states.PRELIMINARY and status == "accepted":
+            business = states.PRELIMINARY
+    else:
+        business = coding.business_status(t0.data) or states.AWAITING_SECOND_READ
+    if status == "in-progress" and t0.status != "in-progress":
+        work.change(ctx, t0, status="in-progress", businessStatus=coding.told(t0.data.get("businessStatus"), business))
+    else:
+        stand(ctx, t0, business)
 
 
 CLAIM = Operation(
@@ -97,7 +107,7 @@ CLAIM = Operation(
     affects_state=True,
     inputs=(
         Parameter("start", "boolean", documentation="true: begin reading"),
-        Parameter("leaseMinutes", "integer", documentation=f"default {DEFAULT_LEASE}"),
+        Parameter("leaseMinutes", "integer", documentation="default: the assignment policy's, 30"),
     ),
     outputs=(Parameter("return", "Task", 1),),
     handler=operate,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fhirserver import r4
@@ -18,8 +19,23 @@ from fhirserver.search.query import GENERAL
 from fhirserver.validation import dumps, loads, problems
 from fhirserver.versions import Stored, Write
 
-# What an operation gives back for each out parameter: a resource just written, or a value
+# What an operation gives back for each out parameter: a resource just written, a value, or a list of them
 Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A value of a data type: ``Typed("Canonical", "urn:x|1")``."""
+
+    type: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A parameter of parts, by name: each a value as an operation gives it back."""
+
+    rows: Mapping[str, Any]
 
 
 def read(operation: Operation, request: Request) -> dict[str, Any]:
@@ -132,16 +148,26 @@ def answer(operation: Operation, result: Result | Reply, shows: Callable[[Write]
     """
     if isinstance(result, Reply):
         return result
-    result = {name: [v for v in value if shows(v)] if isinstance(value, list) else value for name, value in result.items()}
-    writes = [value for value in result.values() if isinstance(value, (Write, Stored))]
-    touched = tuple(write.touched for write in writes)
-    if set(result) == {"return"} and isinstance(result["return"], Write):
+    result = {name: _shown(value, shows) if isinstance(value, list) else value for name, value in result.items()}
+    writes = [one for value in result.values() for one in (value if isinstance(value, list) else [value])]
+    touched = tuple(write.touched for write in writes if isinstance(write, (Write, Stored)))
+    if set(result) == {"return"} and isinstance(result["return"], (Write, Stored)):
         return Reply(200, result["return"].json, {"ETag": f'W/"{result["return"].version}"'}, touched)
+    if set(result) == {"return"} and isinstance(result["return"], dict):
+        return Reply(200, dumps(result["return"]), touched=touched)
     rows = ",".join(row for name, value in result.items() for row in _rows(name, value))
     return Reply(200, f'{{"resourceType":"Parameters","parameter":[{rows}]}}', touched=touched)
 
 
+def _shown(values: list[Any], shows: Callable[[Write], bool]) -> list[Any]:
+    return [one for one in values if not isinstance(one, Write) or shows(one)]
+
+
 def _rows(name: str, value: Any) -> list[str]:
+    if isinstance(value, Parts):
+        return [f'{{"name":"{name}","part":[{",".join(row for n, v in value.rows.items() for row in _rows(n, v))}]}}']
+    if isinstance(value, Typed):
+        return [f'{{"name":"{name}","value{value.type}":{dumps(value.value)}}}']
     if isinstance(value, list):
         return [row for one in value for row in _rows(name, one)]
     if isinstance(value, (Write, Stored)):

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fhirserver import interactions, work
+from fhirserver import attempts, interactions, work
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, MethodNotAllowed
 from fhirserver.interactions import create, delete, update
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.dispatch import task_create
 from fhirserver.operations.prioritize import follow
-from fhirserver.operations.task_status import stop, task_update
+from fhirserver.operations.request_information import answered, answers
+from fhirserver.operations.task_status import task_update
+from fhirserver.reporting import clinical_change
 from fhirserver.resources.consent import SIGNAL as CONSENTS
 from fhirserver.resources.consent import denies
 from fhirserver.resources.questionnaire_response import is_draft
 from fhirserver.search import custom
 from fhirserver.sharing import share_again
 from fhirserver.studies import follow_order
+from fhirserver.telling import tell_owner
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
 from fhirserver.work import Item
+from fhirserver.workflow import coding, states
 
 # ---------------------------------------------------------------- ServiceRequest
 
@@ -51,15 +55,25 @@ def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
     if before is None or t0 is None:
         return answer
     ctx.changes.guard(before.stored)
-    if saved.data["status"] in ("revoked", "entered-in-error"):
-        stop(ctx, t0, "cancelled-by-placer")
-        return answer
-    if saved.data["status"] == "completed":
-        raise Conflict("An order is completed when its reading is; the reading is still open.")
-    if saved.data.get("priority", "routine") != before.data.get("priority", "routine"):
-        follow(ctx, before, t0, saved.data.get("priority", "routine"))
-    share_again(ctx, Item(before.stored, saved.data))
+    _followed(ctx, before, saved.data, t0)
     return answer
+
+
+def _followed(ctx: Context, before: Item, order: Document, t0: Item) -> None:
+    """Row 12a of the state table: what the placer does to an order that is being worked on."""
+    if order["status"] in ("revoked", "entered-in-error"):
+        if coding.business_status(t0.data) == states.PRELIMINARY:
+            raise Conflict("A preliminary report is out for this order: it is withdrawn with $retract, not silently.")
+        attempts.stop(ctx, t0, "cancelled-by-placer")
+        return
+    if order["status"] == "completed":
+        raise Conflict("An order is completed when its reading is; the reading is still open.")
+    if order.get("priority", "routine") != before.data.get("priority", "routine"):
+        follow(ctx, before, t0, order.get("priority", "routine"))
+    share_again(ctx, Item(before.stored, order))
+    changed = clinical_change(before.data, order)
+    if changed or order["status"] != before.status:
+        tell_owner(ctx, t0, before.reference, sorted(changed) or ["status"])
 
 
 # ---------------------------------------------------------------- ImagingStudy
@@ -211,6 +225,21 @@ def consent_delete(ctx: Context, request: Request, type_: ResourceType, id_: str
     return delete(ctx, request, type_, id_)
 
 
+# ---------------------------------------------------------------- Communication
+
+
+def communication_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """A Communication based on a question of a reader's is its answer: the reading that waited for it goes on."""
+    answer = create(ctx, request, type_)
+    [(reference, owner, *_)] = answer.touched
+    made = ctx.changes.writes["Communication", reference.removeprefix("Communication/")]
+    for one in (made.data or {}).get("basedOn", ()):
+        question = work.item(ctx, one.get("reference", ""))
+        if question is not None and question.stored.type == "CommunicationRequest" and answers(ctx, question, owner):
+            answered(ctx, question, made)
+    return answer
+
+
 # ---------------------------------------------------------------- Patient
 
 
@@ -238,6 +267,7 @@ PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("create", "Consent"): consent_create,
     ("update", "Consent"): consent_update,
     ("delete", "Consent"): consent_delete,
+    ("create", "Communication"): communication_create,
     ("create", "Task"): task_create,
     ("update", "Task"): task_update,
     ("create", "ServiceRequest"): order_create,

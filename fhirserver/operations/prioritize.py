@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-from fhirserver import audit, work
+from fhirserver import audit, roster, timing, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
-from fhirserver.moments import milliseconds, span
-from fhirserver.validation import Document
+from fhirserver.moments import span
 from fhirserver.versions import Write
 from fhirserver.work import Item
-from fhirserver.workflow import deadlines, states
+from fhirserver.workflow import states
 
 _RANKS = states.PRIORITY_RANKS
 
@@ -54,7 +52,7 @@ def _ordered(
 ) -> tuple[Write | None, list[Write]]:
     if not placer:
         raise Forbidden("The order's urgency is the facility's; from here, scope is task.")
-    work.require_role(ctx, "clerk", "referrer")
+    roster.require_role(ctx, "clerk", "referrer")
     saved = work.save(ctx, order, order.data | {"priority": priority}) if order.data.get("priority") != priority else None
     return saved, follow(ctx, order, t0, priority, due)
 
@@ -73,7 +71,7 @@ def _raised(ctx: Context, order: Item, t0: Item | None, priority: str, due: str 
         raise Conflict("The order has no open reading.")
     if work.organization(t0.data["owner"]) != ctx.principal.organization:
         raise Forbidden("The urgency of the reading is that of the organisation that was asked for it.")
-    work.require_role(ctx, "dispatcher")
+    roster.require_role(ctx, "dispatcher")
     if _RANKS[priority] > min(_RANKS[one.data.get("priority", "routine")] for one in (order, t0)):
         raise BusinessRule("The centre may raise the urgency, not lower it.", "Parameters.parameter")
     before = t0.data.get("restriction", {}).get("period", {}).get("end")
@@ -83,21 +81,10 @@ def _raised(ctx: Context, order: Item, t0: Item | None, priority: str, due: str 
 
 
 def _set(ctx: Context, t0: Item, priority: str, due: str | None) -> list[Write]:
-    """On the coordination Task and its open attempts, with the deadline that follows."""
+    """On the coordination Task and what is open below it, with the deadline that follows."""
     if t0.data.get("priority") == priority and not due:
         return []
-    return work.reschedule(ctx, t0, due or _due(ctx, t0.data, priority), priority=priority)
-
-
-def _due(ctx: Context, task: Document, priority: str) -> str | None:
-    """None while images are awaited. More urgent: the new time from now, and never later than before; less: from the start."""
-    before = task.get("restriction", {}).get("period", {}).get("end")
-    if before is None:
-        return None
-    if _RANKS[priority] < _RANKS[task.get("priority", "routine")]:
-        sooner = deadlines.due(priority, ctx.now)
-        return work.timestamp(sooner) if milliseconds(sooner) < span(before)[0] else str(before)
-    return work.timestamp(deadlines.due(priority, datetime.fromisoformat(task["authoredOn"])))
+    return work.follow(ctx, t0, timing.urgent(ctx, t0, priority, due))
 
 
 PRIORITIZE = Operation(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fhirserver import work
+from fhirserver import attempts, roster, timing, work
 from fhirserver.definitions import ResourceType
 from fhirserver.errors import BusinessRule, Forbidden, Invalid
 from fhirserver.interactions import check_if_match, reply, update, written
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.operations.assign import end
 from fhirserver.operations.claim import claim
-from fhirserver.operations.dispatch import attempt, task_create, unmade
+from fhirserver.operations.dispatch import task_create, unmade
 from fhirserver.resources.consent import SIGNAL as CONSENTS
 from fhirserver.search.reference import relative
 from fhirserver.sharing import withdraw
@@ -33,6 +32,11 @@ def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -
     if coding.EMERGENCY in coding.codes(current.data.get("code"), coding.TASK_TYPE):
         return _reviewed(ctx, request, type_, current, new)
     if not (work.is_coordination(current.data) or work.is_attempt(current.data)):
+        if coding.codes(current.data.get("code"), coding.TASK_TYPE) & coding.ENDED_BY_OPERATIONS:
+            check_if_match(request, current.stored)
+            if new["status"] == current.status:
+                return _same_status(ctx, request, current, new)
+            raise BusinessRule("This status is reached through the operations alone.", "Task.status")
         if coding.codes(new.get("code"), coding.TASK_TYPE) != coding.codes(current.data.get("code"), coding.TASK_TYPE):
             unmade(new)
         return update(ctx, request, type_, id_)
@@ -87,20 +91,15 @@ def _notes(task: Item, new: Document) -> list[Document]:
 Act = Callable[[Context, Item, Document], Write]
 
 
-def _told(ctx: Context, task: Item, new: Document, business: str | None = None) -> Document:
+def _told(ctx: Context, task: Item, new: Document) -> Document:
     """The Task with the status, reason and notes that were sent."""
     sent: Document = {name: new[name] for name in ("status", "statusReason") if name in new}
     sent |= {"note": notes} if (notes := _notes(task, new)) else {}
-    return (
-        task.data
-        | sent
-        | {"lastModified": work.timestamp(ctx.now)}
-        | ({"businessStatus": work.business(business)} if business else {})
-    )
+    return task.data | sent | {"lastModified": work.timestamp(ctx.now)}
 
 
 def _fulfiller(ctx: Context, t0: Item) -> None:
-    work.require_role(ctx, "dispatcher")
+    roster.require_role(ctx, "dispatcher")
     if work.organization(t0.data["owner"]) != ctx.principal.organization:
         raise Forbidden("This is answered by the organisation that was asked.")
 
@@ -110,47 +109,45 @@ def _receive(ctx: Context, t0: Item, new: Document) -> Write:
     return work.save(ctx, t0, _told(ctx, t0, new))
 
 
-def _accept(ctx: Context, t0: Item, new: Document) -> Write:
+def accept(ctx: Context, t0: Item, new: Document) -> Write:
     """The centre takes it: a pool attempt is there to be claimed."""
     _fulfiller(ctx, t0)
     saved = work.save(ctx, t0, _told(ctx, t0, new))
-    if not work.open_attempts(ctx, t0):  # it may have been offered to a reader with the order
-        attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
+    attempts.opened(ctx, work.written(ctx, saved))
     return saved
 
 
-def _decline(ctx: Context, t0: Item, new: Document) -> Write:
-    """The centre declines with a reason, and what was shared for this order is withdrawn."""
+def decline(ctx: Context, t0: Item, new: Document) -> Write:
+    """The centre declines with a reason, and what was shared for this order is withdrawn. Of what another centre passed on,
+    the reading is that one's again."""
     _fulfiller(ctx, t0)
     if not new.get("statusReason"):
         raise BusinessRule("Declining needs a reason.", "Task.statusReason")
     for old in work.open_attempts(ctx, t0):
-        end(ctx, old, "declined")
-    withdraw(ctx, t0.data["focus"]["reference"], f"org/{ctx.principal.organization}")
-    return work.save(ctx, t0, _told(ctx, t0, new))
+        attempts.end(ctx, old, "declined")
+    if work.facility_of(t0) != ctx.principal.organization:
+        withdraw(ctx, t0.data["focus"]["reference"], f"org/{ctx.principal.organization}")
+    saved = work.save(ctx, t0, timing.timed(_told(ctx, t0, new), None))
+    if t0.data.get("partOf"):
+        [_, parent, *_] = work.above(ctx, t0)
+        attempts.pooled(ctx, parent)
+        attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+    return saved
 
 
 def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
-    """The placer takes it back before anyone reads."""
+    """Who asked for it takes it back before anyone reads."""
     if t0.stored.owner != ctx.principal.organization:
         raise Forbidden("A reading is cancelled by the organisation that asked for it.")
-    work.require_role(ctx, "clerk", "referrer")
-    return stop(ctx, t0, "cancelled-by-placer")
-
-
-def stop(ctx: Context, t0: Item, reason: str) -> Write:
-    """No further work: before the start cancelled, after it failed; the open attempts end with it."""
-    for old in work.open_attempts(ctx, t0):
-        end(ctx, old, reason)
-    fulfiller = work.organization(t0.data["owner"])
-    if fulfiller != t0.stored.owner:
-        withdraw(ctx, t0.data["focus"]["reference"], f"org/{fulfiller}")
-    closed = {
-        "status": states.released(t0.status),
-        "businessStatus": work.business(states.CANCELLED),
-        "lastModified": work.timestamp(ctx.now),
-    }
-    return work.save(ctx, t0, t0.data | closed | {"statusReason": coding.concept(coding.STATUS_REASON, reason)})
+    if not t0.data.get("partOf"):
+        roster.require_role(ctx, "clerk", "referrer")
+        return attempts.stop(ctx, t0, "cancelled-by-placer")
+    roster.require_role(ctx, "dispatcher")
+    saved = attempts.stop(ctx, t0, "cancelled-by-placer")
+    [_, parent, *_] = work.above(ctx, t0)
+    attempts.pooled(ctx, parent)
+    attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+    return saved
 
 
 def _take(ctx: Context, task: Item, new: Document) -> Write:
@@ -162,39 +159,30 @@ def _start(ctx: Context, task: Item, new: Document) -> Write:
 
 
 def _hold(ctx: Context, task: Item, new: Document) -> Write:
-    """It waits for information, and so does the coordination Task."""
-    _reader(ctx, task)
+    """It waits for information, and so does the coordination Task; its clock stands where that was agreed."""
+    roster.require_owner(ctx, task, "This is done")
+    return waiting(ctx, task, _told(ctx, task, new))
+
+
+def waiting(ctx: Context, task: Item, document: Document) -> Write:
     t0 = work.coordination_of(ctx, task.data)
-    business = work.business(states.AWAITING_INFORMATION)
-    work.save(ctx, t0, t0.data | {"businessStatus": business, "lastModified": work.timestamp(ctx.now)})
-    return work.save(ctx, task, _told(ctx, task, new))
+    told = t0.data | {"businessStatus": coding.told(t0.data.get("businessStatus"), states.AWAITING_INFORMATION)}
+    stands = timing.paused(ctx, told) if timing.pauses(ctx, t0) else told
+    work.save(ctx, t0, stands | {"lastModified": work.timestamp(ctx.now)})
+    return work.save(ctx, task, timing.timed(document, None))
 
 
 def _give_back(ctx: Context, task: Item, new: Document) -> Write:
     """Declined, or released by its reader or a dispatcher: the next owner gets a new attempt from the pool."""
     if not ctx.principal.acts_as("dispatcher") or ctx.principal.organization != task.stored.owner:
-        _reader(ctx, task)
+        roster.require_owner(ctx, task, "This is done")
     if not new.get("statusReason"):
         raise BusinessRule("Giving a reading back needs a reason.", "Task.statusReason")
-    t0 = work.coordination_of(ctx, task.data)
-    saved = end(ctx, task, "released", _told(ctx, task, new))
-    waiting = coding.business_status(t0.data) == states.AWAITING_IMAGES
-    business = states.AWAITING_IMAGES if waiting else states.READY_FOR_ASSIGNMENT
-    work.save(
-        ctx,
-        t0,
-        t0.data | {"businessStatus": work.business(business), "lastModified": work.timestamp(ctx.now)},
-    )
-    attempt(ctx, t0, t0.data["owner"]["reference"], "requested")
-    return saved
+    attempts.given_back(ctx, task, "released", _told(ctx, task, new))
+    return ctx.changes.writes["Task", task.stored.id]
 
 
-def _reader(ctx: Context, task: Item) -> None:
-    if work.practitioner_of(ctx, task.data.get("owner")) != work.require_reader(ctx):
-        raise Forbidden("This is done by the reader who has the reading.")
-
-
-_ON_COORDINATION: dict[str, Act] = {"received": _receive, "accepted": _accept, "rejected": _decline, "cancelled": _cancel}
+_ON_COORDINATION: dict[str, Act] = {"received": _receive, "accepted": accept, "rejected": decline, "cancelled": _cancel}
 _ON_ATTEMPT: dict[str, Act] = {
     "accepted": _take,
     "in-progress": _start,

@@ -5,104 +5,142 @@ https://hl7.org/fhir/R4/bundle.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from fhirserver import access, work
+from fhirserver import access, agreements, roster, work
 from fhirserver.definitions import Operation, Parameter
-from fhirserver.errors import BadRequest, Invalid, Unsupported
+from fhirserver.errors import BadRequest, Invalid
 from fhirserver.messages import Context, Reply, Request
-from fhirserver.moments import span
+from fhirserver.moments import milliseconds, span
 from fhirserver.search.date import LAST
-from fhirserver.search.query import plain
+from fhirserver.search.query import plain, tagged
+from fhirserver.search.queue import Queue
 from fhirserver.validation import Document, dumps, instant, loads
 from fhirserver.versions import Stored
 from fhirserver.work import Item
-from fhirserver.workflow import coding, states
+from fhirserver.workflow import states
+from fhirserver.workflow.eligibility import Reader, judge
 
-_OPEN = "requested,received,accepted,in-progress,on-hold"
 _MINIMAL = ("resourceType", "id", "meta", "identifier", "name", "birthDate", "gender")
-_MOST = 1000
+_MOST, _LOOKED_AT = 200, 5  # rows of a page; pages that are looked at for one
 Pairs = list[tuple[str, str]]
 
 
-def _mine(ctx: Context) -> Pairs | None:
-    asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", work.require_reader(ctx)))
-    roles = [role.reference for role in ctx.store.search(asked, access.held(ctx.principal), _MOST)]
-    return [("owner", ",".join(roles)), ("code", f"{coding.TASK_TYPE}|read")] if roles else None
+def _mine(ctx: Context) -> tuple[str, ...]:
+    return tuple(f"mine|{owner}" for owner in _owners(ctx))
 
 
-def _pool(ctx: Context) -> Pairs | None:
-    work.require_reader(ctx)
-    return [("owner", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|read")]
+def _owners(ctx: Context) -> list[str]:
+    """What a reader owns Tasks as: each of their roles, and themselves."""
+    me = roster.require_reader(ctx)
+    asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", me))
+    return [*(role.reference for role in ctx.store.search(asked, access.held(ctx.principal), 1000)), me]
 
 
-def _dispatch(ctx: Context) -> Pairs | None:
-    work.require_role(ctx, "dispatcher")
-    return [("owner", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|coordinate")]
+def _pool(ctx: Context) -> tuple[str, ...]:
+    roster.require_reader(ctx)
+    return (f"pool|Organization/{ctx.principal.organization}",)
 
 
-def _facility(ctx: Context) -> Pairs | None:
-    return [("requester", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|coordinate")]
+def _dispatch(ctx: Context) -> tuple[str, ...]:
+    roster.require_role(ctx, "dispatcher")
+    return (f"dispatch|Organization/{ctx.principal.organization}",)
 
 
-def _team(ctx: Context) -> Pairs | None:
-    return [("requester", f"Organization/{ctx.principal.organization}"), ("code", f"{coding.TASK_TYPE}|read")]
+def _facility(ctx: Context) -> tuple[str, ...]:
+    return (f"facility|Organization/{ctx.principal.organization}",)
 
 
-VIEWS: Mapping[str, Callable[[Context], Pairs | None]] = {
+def _team(ctx: Context) -> tuple[str, ...]:
+    return (f"team|Organization/{ctx.principal.organization}",)
+
+
+def _critical(ctx: Context) -> tuple[str, ...]:
+    return (f"critical|Organization/{ctx.principal.organization}",)
+
+
+def _peer_review(ctx: Context) -> tuple[str, ...]:
+    mine = [f"peer-review|Practitioner/{ctx.principal.practitioner}"] if ctx.principal.practitioner else []
+    return (*mine, f"peer-review|Organization/{ctx.principal.organization}")
+
+
+VIEWS: Mapping[str, Callable[[Context], tuple[str, ...]]] = {
     "mine": _mine,
     "pool": _pool,
     "team": _team,
     "dispatch": _dispatch,
     "facility": _facility,
+    "peer-review": _peer_review,
+    "critical": _critical,
 }
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     view = inputs["view"]
-    if view in ("peer-review", "critical"):
-        raise Unsupported("This view is not served yet.", "Parameters.parameter")
     if view not in VIEWS:
         raise Invalid(f"view is one of {', '.join(VIEWS)}.", "Parameters.parameter")
     count = inputs.get("count", 50)
-    if not 1 <= count <= 200:
-        raise Invalid("count is from 1 to 200.", "Parameters.parameter")
-    rows = sorted(_rows(ctx, view, inputs), key=_rank)
+    if not 1 <= count <= _MOST:
+        raise Invalid(f"count is from 1 to {_MOST}.", "Parameters.parameter")
+    asked = _queue(ctx, view, inputs)
     after = _after(ctx, inputs.get("cursor"), view)
-    page = [row for row in rows if after is None or _rank(row) > after]
-    shown = page[:count]
-    following = (
-        ctx.seal({"f": f"worklist {view} {ctx.principal.name}", "after": list(_rank(shown[-1]))}) if len(page) > count else None
+    rows, more = _page(ctx, asked, view, after, count)
+    place = {"f": f"worklist {view} {ctx.principal.name}", "after": list(rows[-1].stored.order)} if more and rows else None
+    return _answer(ctx, rows, _asked(inputs), ctx.seal(place) if place else None)
+
+
+def _queue(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Queue:
+    task = ctx.store.types["Task"]
+    sets = (
+        [f"status={status}" for status in inputs["status"]],
+        [f"priority={priority}" for priority in inputs["priority"]],
+        [f"~modality={code}" for code in inputs["modality"]],
+        [f"~region={code}" for code in inputs["bodyRegion"]],
+        [f"~facility={one.get('reference')}" for one in inputs["organization"]],
     )
-    return _answer(ctx, shown, rows, _asked(inputs), following)
+    before = {"o.due": {"$lt": span(inputs["dueBefore"])[0]}} if "dueBefore" in inputs else None
+    return Queue(task, VIEWS[view](ctx), tuple(frozenset(tags) for tags in sets if tags), before)
 
 
-def _rows(ctx: Context, view: str, inputs: Mapping[str, Any]) -> Iterator[Item]:
-    asked = VIEWS[view](ctx)
-    if asked is None:
-        return
-    asked.append(("status", ",".join(inputs["status"]) or _OPEN))
-    if inputs["priority"]:
-        asked.append(("priority", ",".join(inputs["priority"])))
-    query = plain(ctx.store.types["Task"], *asked, ("_sort", "priority,due"))
-    facilities = {organization.get("reference") for organization in inputs["organization"]}
-    before = span(inputs["dueBefore"])[0] if "dueBefore" in inputs else None
-    for stored in ctx.store.search(query, access.visible(ctx.principal, ctx.store.types["Task"], "s"), _MOST):
-        row = work.opened(ctx, stored)
-        if not (work.is_coordination(row.data) or work.is_attempt(row.data)):
-            continue
-        if before is not None and _due(row) >= before:
-            continue
-        t0 = row if work.is_coordination(row.data) else work.coordination_of(ctx, row.data)
-        if facilities and f"Organization/{t0.stored.owner}" not in facilities:
-            continue
-        if inputs["modality"] and not work.reading(ctx, t0).modalities & set(inputs["modality"]):
-            continue
-        if view == "pool" and not work.verdict(ctx, work.require_reader(ctx), t0).eligible:
-            continue
-        yield row
+def _page(ctx: Context, asked: Queue, view: str, after: tuple[Any, ...] | None, count: int) -> tuple[list[Item], bool]:
+    """As many rows as asked for of those that are the caller's concern, and whether there may be more."""
+    shown: list[Item] = []
+    visible = access.visible(ctx.principal, asked.type, "s")
+    judge = _judge(ctx) if view == "pool" else None
+    for _ in range(_LOOKED_AT):
+        found = ctx.store.search(asked, visible, count + 1, after)
+        for stored in found:
+            row = work.opened(ctx, stored)
+            if judge is None or judge(row):
+                shown.append(row)
+                if len(shown) > count:
+                    return shown[:count], True
+        if len(found) <= count:
+            return shown, False
+        after = found[-1].order
+    return shown, True
+
+
+def _judge(ctx: Context) -> Callable[[Item], bool]:
+    """Whether the caller may take it: of each facility the caller's facts are looked up once."""
+    me, centre, now = roster.require_reader(ctx), ctx.principal.organization, milliseconds(ctx.now)
+    policy = agreements.assigning(ctx, centre)
+    known: dict[str, tuple[Reader | None, str | None]] = {}
+
+    def may(row: Item) -> bool:
+        facility = work.facility_of(row)
+        if facility not in known:
+            terms = agreements.between(ctx, facility, centre).terms
+            known[facility] = roster.known(ctx, me, centre, facility), terms.jurisdiction
+        reader, jurisdiction = known[facility]
+        if reader is None:
+            return False
+        asked = roster.of_attempt(ctx, row, jurisdiction, policy)
+        return judge(asked, reader, now).eligible
+
+    return may
 
 
 def _due(row: Item) -> int:
@@ -110,19 +148,23 @@ def _due(row: Item) -> int:
     return span(end)[0] if end else LAST
 
 
-def _rank(row: Item) -> tuple[int, int, str]:
-    """The more urgent first, then what is due first."""
-    return states.PRIORITY_RANKS[row.data.get("priority", "routine")], _due(row), row.stored.id
+_HORIZON = 72 * 3_600_000
 
 
-def _after(ctx: Context, cursor: str | None, view: str) -> tuple[int, int, str] | None:
+def _score(ctx: Context, row: Item) -> float:
+    """Between 0 and 1, in the order of the list: by urgency, and within one by the time that is left."""
+    rank = states.PRIORITY_RANKS.get(row.data.get("priority", "routine"), 3)
+    left = min(max(_due(row) - milliseconds(ctx.now), 0), _HORIZON) / _HORIZON
+    return 1 - (rank + left) / 4
+
+
+def _after(ctx: Context, cursor: str | None, view: str) -> tuple[Any, ...] | None:
     if cursor is None:
         return None
     content = ctx.unseal(cursor)
     if content is None or content.get("f") != f"worklist {view} {ctx.principal.name}":
         raise BadRequest("This cursor is not valid for this worklist; begin again.", "Parameters.parameter")
-    rank, due, id_ = content["after"]
-    return rank, due, id_
+    return tuple(content["after"])
 
 
 def _asked(inputs: Mapping[str, Any]) -> Pairs:
@@ -134,42 +176,51 @@ def _asked(inputs: Mapping[str, Any]) -> Pairs:
     return pairs
 
 
-def _answer(ctx: Context, rows: list[Item], everything: list[Item], asked: Pairs, following: str | None) -> Reply:
-    entries = [
-        _entry(ctx, row.stored, row.stored.json, "match", 1 - place / len(everything))
-        for place, row in enumerate(rows, everything.index(rows[0]) if rows else 0)
-    ]
-    references = dict.fromkeys(reference for row in rows for reference in _included(ctx, row))
-    included = [found for reference in references if (found := _seen(ctx, reference))]
+def _answer(ctx: Context, rows: list[Item], asked: Pairs, following: str | None) -> Reply:
+    entries = [_entry(ctx, row.stored, row.stored.json, "match", _score(ctx, row)) for row in rows]
+    included = _included(ctx, rows)
     for stored in included:
         entries.append(_entry(ctx, stored, _minimal(stored) if stored.type == "Patient" else stored.json, "include"))
     links = [{"relation": "self", "url": f"{ctx.base}/Task/$worklist?{urlencode(asked)}"}]
     if following:
         links.append({"relation": "next", "url": f"{ctx.base}/Task/$worklist?{urlencode([*asked, ('cursor', following)])}"})
+    whole = following is None and not any(name == "cursor" for name, _ in asked)
     head: Document = {
         "resourceType": "Bundle",
         "type": "searchset",
         "timestamp": instant(ctx.now),
-        "total": len(everything),
+        **({"total": len(rows)} if whole else {}),
         "link": links,
     }
     body = dumps(head)[:-1] + (f',"entry":[{",".join(entries)}]' if entries else "") + "}"
-    shown = [*(row.stored for row in rows), *included]
-    return Reply(200, body, touched=tuple(s.touched for s in shown))
+    return Reply(200, body, touched=tuple(s.touched for s in (*(row.stored for row in rows), *included)))
 
 
-def _included(ctx: Context, row: Item) -> Iterator[str]:
-    yield row.data["focus"]["reference"]
-    if patient := row.data["for"].get("reference"):
-        yield patient
-    yield from (study.reference for study in work.studies(ctx, work.order_of(ctx, row.data)))
+def _included(ctx: Context, rows: list[Item]) -> list[Stored]:
+    """Orders, patients and studies of a page, those that the caller may see: one query a type."""
+    wanted: dict[str, list[str]] = {"ServiceRequest": [], "Patient": [], "CommunicationRequest": []}
+    for row in rows:
+        for element in ("focus", "for"):
+            type_, _, id_ = row.data.get(element, {}).get("reference", "").partition("/")
+            if type_ in wanted:
+                wanted[type_].append(id_)
+    found = []
+    for type_, ids in wanted.items():
+        if visible := access.includable(ctx.principal, ctx.store.types[type_]):
+            found += ctx.store.fetch(type_, ids, visible)
+    study, orders = ctx.store.types["ImagingStudy"], [f"ServiceRequest/{id_}" for id_ in wanted["ServiceRequest"]]
+    if orders and (visible := access.includable(ctx.principal, study)):
+        asked = tagged(study, *(f"basedon={order}" for order in orders))
+        named = [one["reference"] for s in found if s.type == "ServiceRequest" for one in _named(s)]
+        beside = ctx.store.fetch("ImagingStudy", [one.removeprefix("ImagingStudy/") for one in named], visible)
+        found += list({s.id: s for s in (*ctx.store.search(asked, visible, 1000), *beside)}.values())
+    return found
 
 
-def _seen(ctx: Context, reference: str) -> Stored | None:
-    """What the caller may see of it: by access key and by scope."""
-    type_, _, id_ = reference.partition("/")
-    visible = access.includable(ctx.principal, ctx.store.types[type_])
-    return next(iter(ctx.store.fetch(type_, [id_], visible)), None) if visible else None
+def _named(order: Stored) -> list[Document]:
+    """The earlier studies that an order names beside."""
+    rows = loads(order.json).get("supportingInfo", ())
+    return [row for row in rows if row.get("reference", "").startswith("ImagingStudy/")]
 
 
 def _minimal(patient: Stored) -> str:
@@ -191,8 +242,9 @@ WORKLIST = Operation(
     title="Role-aware, ranked worklist",
     affects_state=False,
     inputs=(
-        Parameter("view", "code", 1, documentation="mine | pool | team | dispatch | facility"),
+        Parameter("view", "code", 1, documentation=" | ".join(VIEWS)),
         Parameter("modality", "code", max="*"),
+        Parameter("bodyRegion", "code", max="*"),
         Parameter("priority", "code", max="*"),
         Parameter("status", "code", max="*"),
         Parameter("organization", "Reference", max="*", documentation="ordering facilities"),

@@ -20,6 +20,7 @@ from fhirserver.resources.directory import (
     everyone,
 )
 from fhirserver.resources.imaging_study import IMAGING_STUDY
+from fhirserver.resources.library import LIBRARY
 from fhirserver.resources.patient import PATIENT
 from fhirserver.resources.provenance import PROVENANCE
 from fhirserver.resources.questionnaire_response import QUESTIONNAIRE_RESPONSE
@@ -45,6 +46,7 @@ _ADDING: tuple[ResourceType, ...] = (
     ResourceType("Questionnaire", base_keys=everyone),
     QUESTIONNAIRE_RESPONSE,
     ResourceType("Communication", sorts=("sent",)),
+    LIBRARY,
     CONSENT,
     PROVENANCE,
     AUDIT_EVENT,

@@ -17,10 +17,11 @@ from fhirserver.search.parameters import code_of, parameters, tuples
 from fhirserver.search.paths import Value, compiled
 from fhirserver.store import Index
 
-_SCHEMA = 2  # what ``index`` makes of the standard's parameters: raise it when that changes
+_SCHEMA = 3  # what ``index`` makes of the standard's parameters: raise it when that changes
 _LAST_TEXT = "\uffff"
 COMPARTMENTS = ("Patient", "Practitioner", "RelatedPerson", "Encounter", "Device")
 HELD = ("token", "string", "uri", "reference")  # the kinds by which chains into contained resources look
+QUEUE_ORDER = ("priority", "due")  # a worklist's: the more urgent first, then what is due first
 _RANGED = ("number", "quantity", "special")
 
 
@@ -36,7 +37,7 @@ def _composites(type_: ResourceType) -> list[SearchParam]:
 
 
 def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str, Any]:
-    """Tags ``t``, date ranges ``d``, quantities and tuples ``q``, sort scalars ``o``, compartments ``c``, unique keys ``u``.
+    """Tags ``t``, date ranges ``d``, quantities and tuples ``q``, sort scalars ``o``, compartments ``c``, unique keys ``u``, worklists ``w``.
 
     A reference that begins with this server's ``base`` is indexed as a relative one.
     """
@@ -67,6 +68,7 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
             tags.update(dict.fromkeys(composite.leads(param.code, rows)))
     if "contained" in data:
         tags.update(dict.fromkeys(_held(type_, data)))
+    tags.update(dict.fromkeys(type_.derived(data)))
     if base:
         tags = dict.fromkeys(tag.replace(f"={base}/", "=", 1) if base in tag else tag for tag in tags)
     return {
@@ -76,6 +78,7 @@ def index(type_: ResourceType, data: dict[str, Any], base: str = "") -> dict[str
         "o": {code: scalar(type_, code, pointed.get(code, [])) for code in type_.sorts},
         "c": _compartments(type_, pointed),
         "u": type_.unique(data),
+        "w": type_.queues(data) if type_.queues else [],
         "schema": schema(type_),
     }
 
@@ -158,7 +161,9 @@ def indexes(type_: ResourceType) -> list[Index]:
     dates = [p.code for p in parameters(type_).values() if p.kind == "date"]
     ranged = [p.code for p in parameters(type_).values() if p.kind in _RANGED]
     fields = [f"d.{code}.{end}" for code in dates for end in "lh"] + [f"q.{code}.{end}" for code in ranged for end in "lh"]
+    queues = [Index((("w", 1), *((f"o.{code}", 1) for code in QUEUE_ORDER), ("_id", 1)), sparse=True)] if type_.queues else []
     return [
+        *queues,
         Index((("t", 1), ("ts", -1), ("_id", 1))),
         Index((("acl", 1), ("ts", -1))),
         Index((("ts", -1),)),

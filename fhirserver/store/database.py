@@ -53,7 +53,7 @@ def _within_limits(name: str, wanted: list[Index]) -> None:
     if len(wanted) >= MAX_INDEXES:
         raise AssertionError(f"{name} declares {len(wanted)} indexes; MongoDB allows {MAX_INDEXES}, that of _id included")
     for index in wanted:
-        if sum(field[:2] in ("d.", "q.") or field in ("t", "acl", "c", "u") for field, _ in index.keys) > 1:
+        if sum(field[:2] in ("d.", "q.") or field in ("t", "acl", "c", "u", "w") for field, _ in index.keys) > 1:
             raise AssertionError(f"{name}: an index may hold one array")
 
 

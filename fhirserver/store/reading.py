@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +26,11 @@ _ACCESS = ("base", "grants", "owner", "c")
 class Asked(Protocol):
     """A search as the store needs it: the type, a flat first stage and an exact second one, and the order."""
 
-    type: ResourceType
-    sort: list[tuple[str, int]]
+    @property
+    def type(self) -> ResourceType: ...
+
+    @property
+    def sort(self) -> list[tuple[str, int]]: ...
 
     def stages(self, arrays: str = "") -> tuple[Filter, list[Filter]]: ...
 
@@ -202,6 +206,19 @@ class Reader:
         with translated():
             rows = list(self.database[query.type.name].aggregate([*self._stages(query, visible, None), {"$count": "n"}]))
         return int(rows[0]["n"]) if rows else 0
+
+    def tally(self, type_: str, tags: Iterable[str], prefix: str, narrowed: Filter | None = None) -> dict[str, int]:
+        """For the server itself: how many resources with one of these tags have each tag that begins with the prefix."""
+        stages: list[Document] = [
+            {"$match": {"t": {"$in": list(tags)}}},
+            {"$match": {"deleted": False, **(narrowed or {})}},
+            {"$project": {"t": 1}},
+            {"$unwind": "$t"},
+            {"$match": {"t": {"$regex": f"^{re.escape(prefix)}"}}},
+            {"$group": {"_id": "$t", "n": {"$sum": 1}}},
+        ]
+        with translated():
+            return {row["_id"]: row["n"] for row in self.database[type_].aggregate(stages)}
 
     def _stages(self, query: Asked, visible: Visible, after: tuple[Any, ...] | None) -> list[Document]:
         first, second = query.stages(self.joins)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pymongo import errors
 from pymongo.database import Database
@@ -31,6 +31,47 @@ class Registers:
     def set_reindexing(self, type_: str, state: Document) -> None:
         with translated():
             self.database["reindexing"].replace_one({"_id": type_}, state, upsert=True)
+
+    def answer(self, id_: str) -> Document | None:
+        """What a request with this key was answered."""
+        with translated():
+            return self.database["answers"].find_one({"_id": id_})
+
+    def figures_of(self, report: str) -> list[Document]:
+        """What was measured of one report."""
+        with translated():
+            return list(self.database["figures"].find({"report": report}))
+
+    def measured(
+        self, organization: str, kind: str, by: str, clock: str | None, percents: Iterable[int], period: tuple[int, int]
+    ) -> list[Document]:
+        """Of the rows that an organisation read or asked for, by a member: how many, how many in time, and percentiles of one
+        clock (the smallest value that so many percent do not exceed)."""
+        low, high = period
+        mine: Document = {"kind": kind, "ts": {"$gte": low, "$lt": high}}
+        stages: list[Document] = [
+            {"$match": mine},
+            {"$match": {"$or": [{"centre": organization}, {"facility": organization}]}},
+            {"$sort": {f"took.{clock}": 1}},
+            {
+                "$group": {
+                    "_id": f"${by}",
+                    "n": {"$sum": 1},
+                    "met": {"$sum": {"$cond": ["$met", 1, 0]}},
+                    **({"all": {"$push": f"$took.{clock}"}} if clock else {}),
+                }
+            },
+            {
+                "$project": {
+                    "n": 1,
+                    "met": 1,
+                    **{f"p{percent}": {"$arrayElemAt": ["$all", _nth(percent)]} for percent in percents if clock},
+                }
+            },
+            {"$sort": {"_id": 1}},
+        ]
+        with translated():
+            return list(self.database["figures"].aggregate(stages))
 
     def orders_to_match(self) -> list[Document]:
         with translated():
@@ -88,3 +129,9 @@ class Registers:
             except errors.DuplicateKeyError:
                 return False
         return True
+
+
+def _nth(percent: int) -> Document:
+    """Where the percentile stands in a sorted array of ``n``: nearest rank, counted from 0."""
+    rank: Document = {"$ceil": {"$multiply": ["$n", percent / 100]}}
+    return {"$max": [0, {"$toInt": {"$subtract": [rank, 1]}}]}

@@ -24,7 +24,7 @@ from fhirserver.versions import Changes, Document, Filter, Grant, Write, acl, cu
 T = TypeVar("T")
 
 _BULK_WRITE, _AT_ONCE = 25, 12  # the wire version that has it; as many steps as it is the faster for
-_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "q", "o", "c", "u", "schema", "sealed")
+_CONTENT = ("v", "ts", "deleted", "json", "t", "d", "q", "o", "c", "u", "w", "schema", "sealed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Store(Reader):
     def commit(self, changes: Changes) -> None:
         """All of it or nothing. Errors: 409 where a resource is no longer at the version that was read; 507."""
         self._room()
-        for type_ in {type_ for type_, _ in changes.writes}:
+        for type_ in {type_ for type_, _ in changes.writes} or {"Task"}:
             self.prepare(type_)
         with translated():
             self.transact(lambda session: self._write(changes, session))
@@ -104,6 +104,10 @@ class Store(Reader):
                 yield Step(write.type, current_document(write, self._clock()))
         if changes.orders:
             yield Step("orders_to_match", {"orders": sorted(changes.orders)})
+        if changes.answer:
+            yield Step("answers", changes.answer)
+        for row in changes.figures:
+            yield Step("figures", row)
         if changes.line:
             ts, line = changes.line
             yield Step("trail", {"ts": ts, "line": line})
@@ -139,8 +143,8 @@ class Store(Reader):
         content = {name: document[name] for name in _CONTENT if name in document}
         acl_now = acl(write.base, grants, self._clock())
         update: Document = {"$set": content | {"base": write.base, "grants": grants, "acl": acl_now, "g": write.generation + 1}}
-        if "u" not in document:
-            update["$unset"] = {"u": ""}
+        if absent := {name: "" for name in ("u", "w") if name not in document}:
+            update["$unset"] = absent
         identity = {"_id": write.id, "v": write.expected, "g": write.generation}
         return Step(write.type, update, identity, "The resource was changed by another request meanwhile.")
 
@@ -157,6 +161,11 @@ class Store(Reader):
             return Step("claims", {"_id": criteria, "g": 1, "ts": ts})
         step = {"$set": {"g": generation + 1, "ts": ts}}
         return Step("claims", step, {"_id": criteria, "g": generation}, "Another request acted on the same criteria meanwhile.")
+
+    def drop_answers(self, before: int) -> None:
+        """Those that nobody is promised any more."""
+        with translated():
+            self.database["answers"].delete_many({"ts": {"$lt": before}})
 
     def drop_claims(self, before: int) -> None:
         """Those that no request can still rest on."""
@@ -223,7 +232,13 @@ class Store(Reader):
                 )
                 create(self.database, "claims", [])
                 create(self.database, "signals", [])
+                create(self.database, "answers", [])
                 create(self.database, "trail", [])
+                create(
+                    self.database,
+                    "figures",
+                    [Index((("centre", 1), ("ts", 1))), Index((("facility", 1), ("ts", 1))), Index((("report", 1),))],
+                )
                 create(self.database, type_, self._indexes(self.types[type_]))
                 self._ready.add(type_)
 
@@ -252,7 +267,7 @@ class Store(Reader):
         """False where the resource was changed meanwhile: by a write, which indexed it, or in who may see it."""
         same = {"_id": row["_id"], "v": row["v"], "g": row["g"]}
         with translated():
-            change = {"$set": {n: entries[n] for n in ("t", "d", "q", "o", "c", "schema")}}
+            change = {"$set": {n: entries[n] for n in ("t", "d", "q", "o", "c", "w", "schema") if n != "w" or entries["w"]}}
             return self.database[type_].update_one(same, change).matched_count == 1
 
 

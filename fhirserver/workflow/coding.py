@@ -21,10 +21,28 @@ READ_TYPE = "urn:fhirserver:CodeSystem:read-type"
 ELIGIBILITY = "urn:fhirserver:CodeSystem:eligibility-reason"
 SERVICE_TYPE = "urn:fhirserver:CodeSystem:service-request-type"
 ORDER_DEFAULTS = "urn:fhirserver:StructureDefinition:order-defaults"
+JURISDICTION = "urn:fhirserver:StructureDefinition:jurisdiction"
+TIMER = "urn:fhirserver:StructureDefinition:timer"
+SPECIALTY = "urn:fhirserver:CodeSystem:specialty"
+ALERT = "urn:fhirserver:CodeSystem:alert-category"
+RADPEER = "urn:fhirserver:CodeSystem:radpeer-score"
+ALERT_STEP = "urn:fhirserver:CodeSystem:alert-step"
+REVIEW_CASE = "urn:fhirserver:review-case"
 TIMEZONE = "http://hl7.org/fhir/StructureDefinition/timezone"
 
 # A kind of Task that the server makes: the review of an access that overrode a patient's restriction.
 EMERGENCY = "emergency-access"
+
+# Kinds of Task that nobody makes by a plain write
+MADE_BY_OPERATIONS = frozenset({
+    "coordinate", "read", "second-read", "arbitration", "reconcile", "acknowledge", "consult", "peer-review", "review-case",
+    "adjudicate", "feedback", "discrepancy-review", "fetch-priors", "release-priors", "deliver", EMERGENCY,
+})  # fmt: skip
+
+# and kinds that no plain write ends either
+ENDED_BY_OPERATIONS = frozenset({
+    "acknowledge", "consult", "peer-review", "review-case", "adjudicate", "feedback", "discrepancy-review",
+})  # fmt: skip
 
 IMAGING: Document = {"system": SNOMED, "code": "363679005", "display": "Imaging"}
 ACCESSION: Document = {"system": V2_0203, "code": "ACSN"}
@@ -46,7 +64,14 @@ def codes(value: Document | None, system: str | None = None) -> set[str]:
 
 
 def business_status(task: Document) -> str | None:
-    return next(iter(codes(task.get("businessStatus"), BUSINESS_STATUS)), None)
+    coded = (task.get("businessStatus") or {}).get("coding", ())
+    return next((c["code"] for c in coded if c.get("system") == BUSINESS_STATUS and "code" in c), None)
+
+
+def told(before: Document | None, status: str) -> Document:
+    """businessStatus: where it stands, beside the second coding that tells of a deadline at risk or missed."""
+    late = [c for c in (before or {}).get("coding", ()) if c.get("code") in ("sla-at-risk", "sla-breached")]
+    return {"coding": [{"system": BUSINESS_STATUS, "code": status}, *late]}
 
 
 def facility_system(facility: str, kind: str) -> str:

@@ -83,6 +83,7 @@ TABLES: Mapping[str, Mapping[str | None, frozenset[str]]] = {
     "DiagnosticReport": DIAGNOSTIC_REPORT,
 }
 
+PUBLISHED = frozenset({"final", "amended", "corrected", "appended"})
 OPEN_TASK = frozenset({"requested", "received", "accepted", "in-progress", "on-hold"})
 OPEN_ORDER = frozenset({"draft", "active", "on-hold"})
 
@@ -93,8 +94,20 @@ AWAITING_ACCEPTANCE = "awaiting-acceptance"
 ASSIGNED = "assigned"
 READING = "reading"
 AWAITING_INFORMATION = "awaiting-information"
+AWAITING_SECOND_READ = "awaiting-second-read"
+PRELIMINARY = "preliminary-outcome"
+FORWARDED = "forwarded"
 DELIVERED = "delivered"
+ACKNOWLEDGED = "acknowledged"
+CHANGED = "changed"
+WITHDRAWN = "withdrawn"
 CANCELLED = "cancelled"
+# Beside those, as a second coding
+AT_RISK, BREACHED = "sla-at-risk", "sla-breached"
+
+# Whose turn it is: one owner's go at an order. An order has one open attempt of each kind (I1).
+READ, SECOND_READ, ARBITRATION = "read", "second-read", "arbitration"
+ATTEMPTS = frozenset({READ, SECOND_READ, ARBITRATION})
 
 
 def allowed(kind: str, old: str | None, new: str) -> bool:

@@ -161,7 +161,12 @@ def reader_rows(name: str, facility: str = "hospital", read_type: str = "final",
 def network(server: Any, as_: As, hospital: TestClient, office: TestClient) -> Network:
     centre = as_("centre")
     for name, client in (("hospital", hospital), ("office", office)):
-        body = {"resourceType": "Organization", "id": name, "name": name.title()}
+        body = {
+            "resourceType": "Organization",
+            "id": name,
+            "name": name.title(),
+            "telecom": [{"system": "phone", "value": "+48 22 555 01 01"}],
+        }
         assert client.put(f"Organization/{name}", json=body).status_code == 201
     rows = [
         *reader_rows("anna"),

@@ -128,7 +128,7 @@ def test_a_preliminary_reader_signs_nothing_final(network):
     fred.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True))
     opened = out(fred.post(f"Task/{attempt['id']}/$start-report"))
     issues = assert_outcome(sign(fred, opened["report"], response=answered(opened["draft"], impression="i")), 403, "forbidden")
-    assert issues[0]["details"]["coding"][0]["code"] == "no-privilege"
+    assert issues[0]["details"]["coding"][0]["code"] == "no-read-type-privilege"
 
 
 def test_a_changed_order_is_looked_at_again_before_it_is_signed(network):

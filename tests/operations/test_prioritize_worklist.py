@@ -151,7 +151,6 @@ def test_each_view_is_its_own(network):
     [
         ("", 422, "required"),
         ("view=nothing", 422, "invalid"),
-        ("view=critical", 400, "not-supported"),
         ("view=pool&count=0", 422, "invalid"),
         ("view=pool&colour=red", 422, "not-supported"),
         ("view=pool&cursor=forged", 400, "invalid"),

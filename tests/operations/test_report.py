@@ -75,7 +75,8 @@ def test_the_document_is_frozen_and_listed_for_exchanges(network):
         "Composition", "DiagnosticReport", "Patient", "ServiceRequest", "ImagingStudy", "PractitionerRole", "Organization", "Practitioner",
     ]  # fmt: skip
     composition = document["entry"][0]["resource"]
-    assert composition["identifier"] == document["entry"][1]["resource"]["identifier"][0] == document["identifier"]
+    assert composition["identifier"] == document["entry"][1]["resource"]["identifier"][0]
+    assert document["identifier"]["value"] == composition["identifier"]["value"] + ".1"
     assert [s["title"] for s in composition["section"]] == ["findings", "impression"]
     listed = network.hospital.get(f"DocumentReference?subject={asked['subject']['reference']}&status=current").json()["entry"]
     assert [e["resource"]["content"][0]["attachment"]["url"] for e in listed] == [f"Bundle/{document['id']}"]
@@ -159,7 +160,7 @@ def test_a_privilege_that_ended_meanwhile_forbids_signing(network):
         issues = assert_outcome(
             sign(network.reader("bela"), report, response=answered(draft, impression="i")), 403, "forbidden"
         )
-        assert issues[0]["details"]["coding"][0]["code"] == "no-privilege"
+        assert issues[0]["details"]["coding"][0]["code"] == "privilege-expired"
     finally:
         current = network.get("PractitionerRole/centre-bela-hospital")
         del current["period"]

@@ -1,0 +1,134 @@
+"""A report after it was signed: who may change it, and how all who have the former version learn of it.
+
+https://hl7.org/fhir/R4/valueset-diagnostic-report-status.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fhirserver import attempts, closing, issuing, reporting, roster, telling, work
+from fhirserver.errors import Conflict, Forbidden
+from fhirserver.messages import Context
+from fhirserver.validation import Document
+from fhirserver.versions import Write
+from fhirserver.work import Item
+from fhirserver.workflow import states
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A published report, its orders with their coordination Tasks, and what was answered last."""
+
+    report: Item
+    orders: list[Item]
+    tasks: list[Item]
+    said: Item
+
+    @property
+    def facility(self) -> str:
+        return work.facility_of(self.tasks[0])
+
+
+def signed(ctx: Context, report: Item) -> Signed:
+    """Errors: 409 for a report that is not published, or was not made here."""
+    if report.status not in states.PUBLISHED:
+        raise Conflict(f"A report that is {report.status} is not changed after the fact.")
+    if not any(i.get("system") == work.REPORTS for i in report.data.get("identifier", ())):
+        raise Conflict("This report was not made by a reading here.")
+    orders = [order for reference in work.based_on(report.data) if (order := work.item(ctx, reference))]
+    tasks = [task for order in orders if (task := _task(ctx, order, report))]
+    said = [s for task in tasks for s in _responses(ctx, task, report)]
+    if not tasks or not said:
+        raise Conflict("The reading of this report cannot be found.")
+    return Signed(report, orders, tasks, said[-1])
+
+
+def _task(ctx: Context, order: Item, report: Item) -> Item | None:
+    """The coordination Task of whoever read it: the last of the chain that has the report."""
+    owners = (order.stored.owner, report.stored.owner, *(g["key"].removeprefix("org/") for g in report.stored.grants))
+    rows = work.items(ctx, owners, "Task", ("focus", order.reference))
+    mine = [
+        row
+        for row in rows
+        if work.is_coordination(row.data)
+        and work.organization(row.data.get("owner")) == report.stored.owner
+        and any(one.reference == report.reference for one in work.outputs(ctx, row.data, "report"))
+    ]
+    return mine[-1] if mine else None
+
+
+def _responses(ctx: Context, t0: Item, report: Item) -> list[Item]:
+    """The answers of each version, in order."""
+    kept = work.outputs(ctx, t0.data, "response")
+    if kept:
+        return kept
+    done = [a for a in work.attempts(ctx, t0, states.READ) if a.status == "completed"]
+    rows = [r for a in done if any(o.reference == report.reference for o in work.outputs(ctx, a.data, "report")) for r in work.outputs(ctx, a.data, "response")]  # fmt: skip
+    return sorted(rows, key=lambda row: row.data["authored"])
+
+
+def permitted(ctx: Context, found: Signed) -> str:
+    """The signing reader, or a deputy: who may read it finally now. Errors: 403."""
+    caller = roster.require_reader(ctx, trainee=False)
+    if found.report.stored.owner != ctx.principal.organization:
+        raise Forbidden("A report is changed by the organisation that made it.")
+    signer = roster.practitioner_of(ctx, found.report.data.get("resultsInterpreter", [{}])[0])
+    if signer != caller:
+        _, verdict = attempts.judged(ctx, found.tasks[0], caller, states.READ, "final")
+        if not verdict.eligible:
+            raise roster.not_eligible(verdict.failed)
+    return caller
+
+
+def published(
+    ctx: Context, found: Signed, said: Document, status: str, notes: Iterable[tuple[str, str]], text: str
+) -> tuple[Write, Write, Write]:  # fmt: skip
+    """(report, document, what all who had the former version are told): a new version, the former document superseded."""
+    notes = list(notes)
+    again = issuing.told(ctx, found.report.data, said, status, notes)
+    report = work.save(ctx, found.report, again)
+    readers = reporting.recipients(ctx, found.tasks)
+    document, _ = issuing.document(ctx, again, said, found.orders, readers, notes)
+    told = inform(ctx, found, text)
+    for task in found.tasks:
+        for one in work.above(ctx, task):
+            work.change(ctx, work.item(ctx, one.reference) or one, states.CHANGED)
+    closing.delivery(ctx, again, found.facility, found.orders)
+    return report, document, told
+
+
+def inform(ctx: Context, found: Signed, text: str, category: str = "report-changed") -> Write:
+    """Every organisation that has the report."""
+    readers = reporting.recipients(ctx, found.tasks)
+    about = [found.report.reference, *(order.reference for order in found.orders)]
+    recipients = [{"reference": f"Organization/{reader}"} for reader in readers]
+    return telling.tell(
+        ctx, category, text, recipients, about, found.report.stored.owner, readers, subject=found.report.data["subject"]
+    )
+
+
+def kept(ctx: Context, found: Signed, said: Document) -> Write:
+    """The answers of the new version, sealed like those before."""
+    document = {name: value for name, value in found.said.data.items() if name not in ("id", "meta", "identifier")} | said
+    made = work.make(ctx, document, found.report.stored.owner)
+    made.sealed = True
+    for task in found.tasks:
+        outputs = [*task.data.get("output", ()), work.entry("response", {"reference": made.reference})]
+        work.save(ctx, task, task.data | {"output": outputs})
+    return made
+
+
+def addenda(report: Document) -> list[tuple[str, str]]:
+    """The notes that the report has beside its answers already, each under its heading."""
+    rows = (e for e in report.get("extension", ()) if e["url"] == ADDENDUM)
+    return [(e["extension"][0]["valueString"], e["extension"][1]["valueString"]) for e in rows]
+
+
+def noted(report: Document, heading: str, text: str) -> Document:
+    parts = [{"url": "heading", "valueString": heading}, {"url": "text", "valueString": text}]
+    return report | {"extension": [*report.get("extension", ()), {"url": ADDENDUM, "extension": parts}]}
+
+
+ADDENDUM = "urn:fhirserver:StructureDefinition:report-addendum"
