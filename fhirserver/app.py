@@ -263,10 +263,10 @@ class Installation:
         request = Request("PUT", f"Endpoint/{home}-dicomweb", body=dumps(endpoint).encode())
         dispatch(self.context(principal), request)
         for template in templates():  # to begin with; a facility's own of the same URL goes before
-            document = template | {"id": f"{home}-{template['url'].rpartition(':')[2]}"}
+            id_ = f"{home}-{template['url'].rpartition(':')[2]}"
             self.store.prepare("Questionnaire")
-            if self.store.get("Questionnaire", document["id"], EVERYTHING) is None:
-                request = Request("PUT", f"Questionnaire/{document['id']}", body=dumps(document).encode())
+            if self.store.get("Questionnaire", id_, EVERYTHING) is None:
+                request = Request("PUT", f"Questionnaire/{id_}", body=dumps(template | {"id": id_}).encode())
                 dispatch(self.context(principal), request)
 
     def authenticate(self, header: str | None) -> Principal:

@@ -218,4 +218,4 @@ def feedback(ctx: Context, report: Item, outputs: list[Document], actions: Itera
 def counted(ctx: Context, report: Item, score: str) -> None:
     order = work.item(ctx, work.based_on(report.data)[0]) if report.data.get("basedOn") else None
     facility = order.stored.owner if order else report.stored.owner
-    closing.figure(ctx, "review", report.data, facility, priority=score, met=score not in ARBITRATED, took={})
+    closing.figure(ctx, "review", report.data, facility, category=score, met=score not in ARBITRATED, took={})

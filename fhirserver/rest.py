@@ -36,6 +36,7 @@ from fhirserver.errors import (
 from fhirserver.interactions.patch import JSON_PATCH
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.observed import TOLD
+from fhirserver.operations import OPERATIONS
 from fhirserver.shape import Shape, shaped
 from fhirserver.validation import MAX_RESOURCE, dumps
 
@@ -47,6 +48,7 @@ _FORM = "application/x-www-form-urlencoded"
 _THREADS = 16
 _JSON = ("application/fhir+json", "application/json", "text/json", "json")
 _BINARY = re.compile(r"Binary(?:/(?P<id>[A-Za-z0-9\-.]{1,64}))?")
+_OF_OPERATIONS = tuple(f"{o.type}/${o.code}" for o in OPERATIONS if [p.type for p in o.outputs] == ["Binary"])
 _SINGLE = frozenset({"read", "vread", "create", "update", "patch"})
 _DISCOVERY = "/fhir/.well-known/smart-configuration"
 _SECURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -79,7 +81,8 @@ def install(app: FastAPI, authenticate: Authenticate, new_context: NewContext) -
         shape = Shape.of(asked.query)  # before anything is written
         reply = dispatch(ctx, asked)
         head = request.method == "HEAD"
-        if ctx.told["interaction"] in ("read", "vread") and asked.path.startswith("Binary/") and not _as_fhir(request, asked):
+        told_as = ctx.told["interaction"] in ("read", "vread", "operation")
+        if told_as and _is_native(asked.path) and not _as_fhir(request, asked):
             return _native(reply, head)
         if ctx.told["interaction"] in _SINGLE:
             reply = shaped(shape, reply)
@@ -136,6 +139,11 @@ def _request(request: HTTPRequest, body: bytes) -> Request:
     return Request(method, path, tuple(query), request.headers, body)
 
 
+def _is_native(path: str) -> bool:
+    """Whether what is answered is a Binary: one that is stored, or that an operation makes."""
+    return path.startswith("Binary/") or path.endswith(_OF_OPERATIONS)
+
+
 def _as_fhir(request: HTTPRequest, asked: Request) -> bool:
     """Whether the answer is asked for as a resource."""
     wanted = next((v for n, v in asked.query if n == "_format"), None) or request.headers.get("accept") or ""
@@ -164,7 +172,7 @@ def _accepted(request: HTTPRequest, query: list[tuple[str, str]]) -> None:
     """https://hl7.org/fhir/R4/http.html#mime-type"""
     wanted = next((v for n, v in query if n == "_format"), None) or request.headers.get("accept") or "*/*"
     ranges = [part.split(";")[0].strip().lower().replace(" ", "+") for part in wanted.split(",")]
-    native = request.method in ("GET", "HEAD") and request.scope["path"].startswith("/fhir/Binary/")
+    native = request.method in ("GET", "HEAD") and _is_native(request.scope["path"].removeprefix("/fhir/"))
     if native and "application/fhir+xml" not in ranges and not any(name == "_format" for name, _ in query):
         return
     if not any(r in _JSON or r in ("*/*", "application/*") for r in ranges):

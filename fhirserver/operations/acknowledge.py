@@ -44,7 +44,16 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         category = next(iter(work.inputs(task.data, "category")), None)
         end = timing.end_of(task.data)
         met = end is None or milliseconds(ctx.now) <= span(end)[0]
-        closing.figure(ctx, "alert", report.data, facility, priority=category, met=met, took={"acknowledged": took})
+        closing.figure(
+            ctx,
+            "alert",
+            report.data,
+            facility,
+            priority=task.data["priority"],
+            category=category,
+            met=met,
+            took={"acknowledged": took},
+        )
     return {"return": done}
 
 

@@ -90,7 +90,7 @@ def _asked(ctx: Context, attempt: Item, person: tuple[str, str, str], inputs: Ma
 
 
 def _draft(ctx: Context, attempt: Item) -> list[str]:
-    drafts = work.outputs(ctx, attempt.data, "draft")
+    drafts = [one for one in work.outputs(ctx, attempt.data, "draft") if any(narrative.lines(one.data))]
     return ["\n".join(f"{heading}: {told}" for _, heading, told in narrative.lines(drafts[-1].data))] if drafts else []
 
 

@@ -16,7 +16,7 @@ from fhirserver.moments import span
 from fhirserver.validation import Document, instant
 
 MEASURES = "urn:fhirserver:measure"
-GROUPS = ("priority", "facility", "reader", "modality")
+GROUPS = ("priority", "facility", "reader", "modality", "category")
 # code -> (kind of row, clock or None for a share)
 _KNOWN: Mapping[str, tuple[str, str | None]] = {
     "turnaround": ("final", "complete"),
@@ -120,7 +120,11 @@ EVALUATE_MEASURE = Operation(
         Parameter("reportType", "code", documentation="population"),
         Parameter("subject", "string", documentation="not served"),
         Parameter("practitioner", "string", documentation="not served: by=reader"),
-        Parameter("by", "code", documentation=f"{' | '.join(GROUPS)}; default priority"),
+        Parameter(
+            "by",
+            "code",
+            documentation=f"{' | '.join(GROUPS)}; default priority; category: of a finding, or how severe a discrepancy is",
+        ),
     ),
     outputs=(Parameter("return", "MeasureReport", 1),),
     handler=operate,

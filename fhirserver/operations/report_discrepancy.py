@@ -31,7 +31,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     task = quality.discrepancy(ctx, report, inputs["source"], inputs["description"], inputs["severity"], inputs["evidence"])
     order = work.item(ctx, work.based_on(report.data)[0])
     facility = order.stored.owner if order else report.stored.owner
-    closing.figure(ctx, "discrepancy", report.data, facility, priority=inputs["severity"], took={})
+    priority = order.data.get("priority", "routine") if order else "routine"
+    closing.figure(ctx, "discrepancy", report.data, facility, priority=priority, category=inputs["severity"], took={})
     return {"return": task}
 
 

@@ -45,8 +45,8 @@ TASK: Mapping[str | None, frozenset[str]] = {
         }
     ),
     "draft": frozenset({"requested", "cancelled", "entered-in-error"}),
-    # to in-progress: accepted and started in one act
-    "requested": frozenset({"received", "accepted", "in-progress", "rejected", "cancelled", "entered-in-error"}),
+    # to in-progress: accepted and started in one act; to completed: what is answered in one, such as an alert
+    "requested": frozenset({"received", "accepted", "in-progress", "completed", "rejected", "cancelled", "entered-in-error"}),
     "received": frozenset({"accepted", "in-progress", "rejected", "cancelled", "entered-in-error"}),
     "accepted": frozenset({"in-progress", "cancelled", "rejected", "entered-in-error"}),
     "ready": frozenset({"in-progress", "cancelled", "entered-in-error"}),
