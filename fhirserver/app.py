@@ -176,15 +176,16 @@ class Installation:
         self.blobs.sweep(time.time() - 86_400)
 
     def announce_lapsing(self) -> None:
-        """Of the privileges that this installation's centre gave."""
-        home = self.context(Principal("timer", self.settings.organization))
-        days = agreements.assigning(home, self.settings.organization).lapsing_days
+        """Of the privileges that each organisation gave, in the time that its policy names."""
+        for owner in timers.granting(self.store):
+            of_owner = self.context(Principal("timer", owner))
+            days = agreements.assigning(of_owner, owner).lapsing_days
 
-        def plan(ctx: Context) -> Reply:
-            timers.announce_lapsing(ctx, days)
-            return Reply(200)
+            def plan(ctx: Context, days: int = days) -> Reply:
+                timers.announce_lapsing(ctx, days)
+                return Reply(200)
 
-        retried(home, "operation", "announce-lapsing", plan)
+            retried(of_owner, "operation", "announce-lapsing", plan)
 
     def grantable(self, text: str) -> bool:
         """Whether a scope is about something that is served, in a way that is enforced."""

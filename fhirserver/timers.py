@@ -11,16 +11,17 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from fhirserver import alerts, attempts, escalation, roster, telling, timing, work
+from fhirserver import agreements, alerts, attempts, escalation, roster, telling, timing, work
 from fhirserver.dispatch import retried
-from fhirserver.errors import FHIRError, Unavailable
+from fhirserver.errors import BusinessRule, FHIRError, Unavailable
 from fhirserver.messages import Context, Reply
+from fhirserver.operations import assign
 from fhirserver.search.query import plain
 from fhirserver.store import Store
-from fhirserver.validation import instant
-from fhirserver.versions import EVERYTHING
+from fhirserver.validation import instant, loads
+from fhirserver.versions import EVERYTHING, Stored
 from fhirserver.work import Item
-from fhirserver.workflow import eligibility, states
+from fhirserver.workflow import coding, eligibility, states
 
 log = logging.getLogger("fhirserver.timers")
 _AT_ONCE = 200
@@ -38,7 +39,7 @@ class Timers:
         query = plain(self._store.types["Task"], ("timer", f"le{now}"), ("status", ",".join(sorted(states.OPEN_TASK))))
         done = 0
         for stored in self._store.search(query, EVERYTHING, _AT_ONCE):
-            done += self._tried(f"Task/{stored.id}", stored.owner)
+            done += self._tried(f"Task/{stored.id}", _acting(stored))
         return done
 
     def _tried(self, reference: str, owner: str) -> bool:
@@ -60,6 +61,13 @@ class Timers:
         return bool(acted and acted[0])
 
 
+def _acting(stored: Stored) -> str:
+    """For whom the server acts: who was asked to read, whose word the decision is; of other Tasks who owns them."""
+    task = loads(stored.json)
+    asked = work.organization(task.get("owner")) if work.is_coordination(task) else None
+    return asked or stored.owner
+
+
 def act(ctx: Context, reference: str) -> str:
     """What follows from the timer of one Task, planned; what it was, in a word: empty where it has not rung after all."""
     task = work.item(ctx, reference)
@@ -70,6 +78,8 @@ def act(ctx: Context, reference: str) -> str:
         alerts.stepped(ctx, task)
         return "alert"
     if work.is_coordination(task.data):
+        if _waits_for_assignment(ctx, task):
+            return _assigned(ctx, task)
         escalation.told(ctx, task, timing.level(task.data) + 1)
         return "escalate"
     if not work.is_attempt(task.data):
@@ -94,9 +104,42 @@ def _attempt(ctx: Context, attempt: Item) -> str:
     return "shift-ended"
 
 
+# ---------------------------------------------------------------- assignment by agreement
+
+
+def _waits_for_assignment(ctx: Context, t0: Item) -> bool:
+    """Where the agreement leaves assignment to the policy, once, as soon as the images are there."""
+    if t0.status not in ("requested", "received", "accepted") or work.inputs(t0.data, "auto-assigned"):
+        return False
+    terms = agreements.between(ctx, work.facility_of(t0), work.organization(t0.data.get("owner"))).terms
+    ready = coding.business_status(t0.data) == states.READY_FOR_ASSIGNMENT
+    return terms.auto_assign and ready and not work.open_attempts(ctx, t0)
+
+
+def _assigned(ctx: Context, t0: Item) -> str:
+    """To the best reader; where there is none now, to the pool, for the dispatcher to see."""
+    tried = t0.data | {"status": "accepted", "input": work.with_input(t0.data, "auto-assigned", True)}
+    work.save(ctx, t0, timing.rearmed(ctx, t0, tried | {"lastModified": work.timestamp(ctx.now)}))
+    now = work.item(ctx, t0.reference) or t0
+    found = assign.considered(ctx, now)
+    try:
+        chosen = assign.best(found)
+    except BusinessRule:
+        attempts.opened(ctx, now)
+        return "pooled"
+    assign.assigned(ctx, now, found, chosen, {"mode": "auto"})
+    return "assigned"
+
+
 # ---------------------------------------------------------------- privileges about to lapse
 
 _LAPSING = "privilege-lapsing"
+
+
+def granting(store: Store) -> list[str]:
+    """The organisations that gave privileges with an end."""
+    asked = plain(store.types["PractitionerRole"], ("date:missing", "false"))
+    return sorted({stored.owner for stored in store.search(asked, EVERYTHING, 10_000)})
 
 
 def announce_lapsing(ctx: Context, days: int) -> int:

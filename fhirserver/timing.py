@@ -51,6 +51,8 @@ def started(ctx: Context, task: Document, facility: str, fulfiller: str, start: 
     if agreed.canonical:
         inputs = work.with_input({"input": inputs}, "sla-policy", agreed.canonical)
     due = task | {"input": inputs, "restriction": task.get("restriction", {}) | {"period": {"end": end}}}
+    if agreed.terms.auto_assign and coding.business_status(task) == states.READY_FOR_ASSIGNMENT:
+        return timed(due, ctx.now)  # the server assigns it as soon as it looks
     return _armed(ctx, due, agreed.terms, term)
 
 

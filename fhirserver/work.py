@@ -44,6 +44,7 @@ INPUTS = {
     "clock-start": "valueDateTime",
     "paused-since": "valueDateTime",
     "escalated": "valueInteger",
+    "auto-assigned": "valueBoolean",
     "blind": "valueBoolean",
     "blocking": "valueBoolean",
     "comment": "valueString",
