@@ -141,7 +141,7 @@ def _request(request: HTTPRequest, body: bytes) -> Request:
 
 def _is_native(path: str) -> bool:
     """Whether what is answered is a Binary: one that is stored, or that an operation makes."""
-    return path.startswith("Binary/") or path.endswith(_OF_OPERATIONS)
+    return path.endswith(_OF_OPERATIONS) or (path.startswith("Binary/") and "$" not in path)
 
 
 def _as_fhir(request: HTTPRequest, asked: Request) -> bool:

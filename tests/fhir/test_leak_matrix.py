@@ -181,7 +181,16 @@ COMPARTMENT = {
     "AuditEvent": ("agent.who", "entity.what"),
 }
 ABOUT = COMPARTMENT | {"Task": ("for",)}
-DIRECTORY = {"Organization", "Practitioner", "PractitionerRole", "OrganizationAffiliation", "Location", "Endpoint"}
+# Nobody's record; a Questionnaire is the form, not what was answered.
+DIRECTORY = {
+    "Organization",
+    "Practitioner",
+    "PractitionerRole",
+    "OrganizationAffiliation",
+    "Location",
+    "Endpoint",
+    "Questionnaire",
+}
 
 
 def at(data: Any, path: str) -> list[Any]:
