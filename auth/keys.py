@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import ECKey, KeySet, RSAKey
 
 # https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html: RS384 and ES384 SHALL be supported.
 ALGORITHMS = ("RS384", "ES384")
@@ -114,6 +114,27 @@ def signed(claims: dict[str, Any], signing: str) -> str:
     """A JWT by the key."""
     key = RSAKey.import_key(json.loads(signing))
     return jwt.encode({"alg": ID_TOKEN_ALGORITHM, "typ": "JWT", "kid": str(key.kid)}, claims, key)
+
+
+def client_key(jwk: str) -> str:
+    """A private key of a client of another server, RSA or EC P-384, checked. Error: ValueError."""
+    try:
+        read = json.loads(jwk)
+        client_assertion({"iss": "check"}, jwk)
+    except (JoseError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("not a private JSON Web Key, RSA or EC P-384") from error
+    return json.dumps(read)
+
+
+def client_assertion(claims: dict[str, Any], jwk: str) -> str:
+    """By which this server shows another one who it is, with its private JWK.
+
+    https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html#authenticating-to-the-token-endpoint
+    """
+    read = json.loads(jwk)
+    key: RSAKey | ECKey = RSAKey.import_key(read) if read.get("kty") == "RSA" else ECKey.import_key(read)
+    header = {"alg": "RS384" if read.get("kty") == "RSA" else "ES384", "typ": "JWT"}
+    return jwt.encode(header | ({"kid": str(read["kid"])} if "kid" in read else {}), claims, key)
 
 
 def half_hash(token: str) -> str:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,12 +41,14 @@ from fhirserver.metrics import Gauge
 from fhirserver.moments import milliseconds
 from fhirserver.observed import Observed
 from fhirserver.pages import home
+from fhirserver.pulling import Pulling
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
 from fhirserver.restrictions import Restrictions
 from fhirserver.room import Room
 from fhirserver.search.index import index, indexes
 from fhirserver.search.reference import relative
+from fhirserver.sending import Sending
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.templates import templates
@@ -54,6 +57,8 @@ from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import dicomweb
 from imaging.blobs import Blobs
+from imaging.deliveries import Deliveries
+from imaging.destinations import Destinations
 from imaging.dicomweb import Archive
 from imaging.index import Index
 
@@ -97,9 +102,20 @@ class Installation:
         self.launching = Launching(self.context)
         self.index = Index(database)
         self.blobs = Blobs(settings.blob_dir)
+        self.destinations = Destinations(database, lambda: self.seal)
+        self.deliveries = Deliveries(database)
+        self.sending = Sending(
+            self.store, self.index, self.blobs, self.destinations, self.deliveries,
+            lambda owner: self.context(Principal("sending", owner)), self.trail.append, clock,
+        )  # fmt: skip
         self.arrivals = Arrivals(
-            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
-        )
+            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds,
+            self.sending.consider,
+        )  # fmt: skip
+        self.pulling = Pulling(
+            self.store, self.index, self.blobs, self.destinations, lambda owner: self.context(Principal("pulling", owner)),
+            partial(self.arrivals.update, complete=True), self.trail.append, self.room.enough, clock,
+        )  # fmt: skip
         self.timers = Timers(self.store, lambda owner: self.context(Principal("timer", owner)), clock)
         self.definitions = Definitions(self.store, settings.organization)
         self.restrictions = Restrictions(self.store, base)
@@ -110,6 +126,8 @@ class Installation:
             (
                 Job("audit", 5.0, self.store_audit, shared=False),
                 Job("studies", 0.5, self.arrivals.settle),
+                Job("sending", 1.0, self.sending.step, shared=False),
+                Job("pulling", 2.0, self.pulling.step, shared=False),
                 Job("timers", 1.0, self.timers.ring),
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
@@ -135,6 +153,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+            self.deliveries.prepare()
         self.refresh()
         self.trail.adopt()
         self._found_home()
@@ -145,6 +164,8 @@ class Installation:
         self.restrictions.refresh()
 
     def close(self) -> None:
+        self.sending.stop()
+        self.pulling.stop()
         self.jobs.stop()
         self.store_audit()
 
@@ -165,12 +186,14 @@ class Installation:
         try:
             self.store.ping()
             progress = self.reindexing.progress()
+            sending = list(self.sending.gauges())
         except Unavailable:
             yield "fhirserver_database_up", "Whether the database answers", "", [("", 0.0)]
             return
         yield "fhirserver_database_up", "Whether the database answers", "", [("", 1.0)]
         share = [(name, one.done / one.total if one.total else 0.0) for name, one in progress.items()]
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
+        yield from sending
 
     def sweep_uploads(self) -> None:
         self.blobs.sweep(time.time() - 86_400)

@@ -25,6 +25,8 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     known: Document = work.opened(ctx, current).data if current and not current.deleted else {}
     if known.get("status") in ("cancelled", "entered-in-error"):
         return Reply(200)  # people took it out of the record; the bytes stay
+    if coding.pulled(known):
+        return _earlier(ctx, study, current, known, complete)
     found = _matched(ctx, study)
     patient = found.patient or known.get("subject", {}).get("reference") or _patient(ctx, study)
     orders = _orders(ctx, study, patient, found, known)
@@ -38,6 +40,18 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     for order in orders:
         follow_order(ctx, study.owner, order, id_, resource.data)
     return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,), ()),))
+
+
+def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document, complete: bool) -> Reply:
+    """A study that was fetched to compare with: its patient is known, its accession number is another archive's."""
+    patient = known["subject"]["reference"]
+    status = "available" if complete else known["status"]
+    told = imaging_study(ctx, study, patient, [], status)
+    told["identifier"] = told["identifier"][:1]
+    resource = built(known | told)
+    if current is not None and not unchanged(resource, current):
+        put(ctx, ctx.store.types["ImagingStudy"], resource, current.id, current, "PUT")
+    return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 
 def _orders(ctx: Context, study: Study, patient: str, found: Match, known: Document) -> list[str]:

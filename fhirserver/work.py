@@ -55,6 +55,7 @@ INPUTS = {
     "study": "valueReference",
     "patient-number": "valueString",
     "birth-date": "valueDate",
+    "endpoint": "valueReference",
     "question": "valueReference",
     "draft-text": "valueString",
 }

@@ -1,0 +1,290 @@
+"""DIMSE as a user of others' services: C-STORE to send; C-FIND and C-GET, or C-MOVE where a peer only moves, to pull.
+
+PS3.4 Annexes B and C: https://dicom.nema.org/medical/dicom/current/output/chtml/part04/ps3.4.html
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, build_context, build_role, evt
+
+from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
+from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
+from imaging.destinations import Destination, context
+from imaging.index import Stored
+from imaging.peers import (
+    ALREADY_THERE,
+    NO_CLASS,
+    NO_SYNTAX,
+    STORED,
+    STUDY_KEYS,
+    Asked,
+    Found,
+    Refused,
+    Taker,
+    Unavailable,
+    found,
+)
+
+# A file is sent from the disk, not from memory; nothing of a data set reaches a log.
+_config.STORE_SEND_CHUNKED_DATASET = True
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+
+# PS3.4 C.3: the Study Root Query/Retrieve Information Model
+FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{last}" for last in "123")
+_CONNECT, _ANSWER = 10, 120  # seconds
+_PDU = 256 * 1024
+_CONTEXTS = 120  # PS3.8 9.3.2.2: an association has at most 128 presentation contexts
+_NATIVE = (EXPLICIT_LE, IMPLICIT_LE)
+_SYNTAXES = (EXPLICIT_LE, IMPLICIT_LE, *FRAME_MEDIA)
+_WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 Table B.2-1: stored all the same
+_PENDING = (0xFF00, 0xFF01)
+_AT_ONCE = 50
+_CHUNK = 1024**2
+# What studies are mostly made of, asked for where a peer does not tell: CT, MR, CR, DX, MG, US, NM, PT, XA, SC, SR, enhanced CT
+_USUAL = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("2", "4", "1", "1.1", "1.2", "6.1", "20", "128", "12.1", "7", "88.22", "2.1")
+)
+
+
+class Dimse:
+    """A peer that speaks DIMSE."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._to = destination
+
+    # ------------------------------------------------------------ sending
+
+    def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:
+        """PS3.4 Annex B. As it is stored, where the peer takes that; what is not compressed also in the other plain syntax."""
+        for some in _by_contexts(rows):
+            contexts = [build_context(*pair) for pair in _proposed(some)]
+            with self._association(contexts) as association:
+                accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
+                for row in some:
+                    yield row, _sent(association, accepted, row, path(row))
+
+    # ------------------------------------------------------------ asking
+
+    def studies(self, asked: Asked) -> list[Found]:
+        keys = dict.fromkeys(STUDY_KEYS, "") | {"PatientID": asked.number, "PatientBirthDate": asked.born}
+        with self._association([build_context(FIND)]) as association:
+            return found(asked, _find(association, "STUDY", keys))
+
+    # ------------------------------------------------------------ pulling
+
+    def retrieve(self, study: str, held: frozenset[str], taker: Taker) -> None:
+        models = [build_context(model) for model in (FIND, GET, MOVE)]
+        with self._association(models) as association:
+            offered = {str(c.abstract_syntax) for c in association.accepted_contexts}
+            wanted, classes = _wanted(association, study, held) if FIND in offered else ([_study(study)], set[str]())
+            if GET not in offered:
+                if MOVE not in offered or not self._to.move_to:
+                    raise Refused("The peer gives nothing by C-GET, and is not told where to C-MOVE to.")
+                taker.moved()
+                for identifier in wanted:
+                    _done(association.send_c_move(identifier, self._to.move_to, MOVE))
+                return
+        if wanted:
+            self._get(wanted, classes, taker)
+
+    def _get(self, wanted: list[Dataset], classes: set[str], taker: Taker) -> None:
+        """PS3.4 C.4.3: what is asked for comes back on the same association, each as it is stored there where that is one of ours."""
+        raised: list[Exception] = []
+
+        def handle(event: Any) -> int:
+            """Each is a file when it is answered. After a failure nothing more is taken."""
+            if raised:
+                return OUT_OF_RESOURCES
+            try:
+                _received(event, taker)
+            except Exception as error:
+                raised.append(error)
+                return OUT_OF_RESOURCES
+            return STORED
+
+        pairs = [(class_, syntax) for class_ in sorted(classes) or _USUAL for syntax in _SYNTAXES][: _CONTEXTS - 1]
+        contexts = [build_context(GET), *(build_context(*pair) for pair in pairs)]
+        roles = [build_role(class_, scp_role=True) for class_ in dict.fromkeys(class_ for class_, _ in pairs)]
+        with self._association(contexts, roles, [(evt.EVT_C_STORE, handle)]) as association:
+            for identifier in wanted:
+                for status, _ in association.send_c_get(identifier, GET):
+                    if raised:
+                        association.abort()
+                        raise raised[0]
+                    _checked(status)
+        if raised:
+            raise raised[0]
+
+    # ------------------------------------------------------------ associations
+
+    @contextmanager
+    def _association(
+        self, contexts: list[Any], roles: list[Any] | None = None, handlers: list[Any] | None = None
+    ) -> Iterator[Any]:
+        ae = AE(ae_title=self._to.calling)
+        ae.connection_timeout, ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = _CONNECT, _CONNECT, _ANSWER, _ANSWER
+        tls = (context(self._to), self._to.host) if self._to.tls else None
+        try:
+            association = ae.associate(
+                self._to.host, self._to.port, contexts, self._to.called, _PDU, roles, None, tls, handlers or []
+            )
+        except (OSError, ssl.SSLError, RuntimeError):
+            raise Unavailable("it cannot be reached") from None
+        if association.is_rejected:
+            raise Unavailable("it refuses the association")
+        if not association.is_established:
+            raise Unavailable("it cannot be reached, or takes nothing of what is proposed")
+        try:
+            yield association
+        except BaseException:
+            association.abort()
+            raise
+        with suppress(RuntimeError):
+            association.release()
+
+
+def _proposed(rows: list[Stored]) -> list[tuple[str, str]]:
+    """(class, syntax), each a context of its own, so that the peer cannot choose another one; the stored ones first."""
+    stored = dict.fromkeys((row.sop_class, row.transfer_syntax) for row in rows)
+    other = {(class_, plain) for class_, syntax in stored if syntax in _NATIVE for plain in _NATIVE}
+    return [*stored, *sorted(other - stored.keys())]
+
+
+def _by_contexts(rows: Iterable[Stored]) -> Iterator[list[Stored]]:
+    """As many at once as an association has contexts for."""
+    some: list[Stored] = []
+    for row in rows:
+        if some and len(_proposed([*{(r.sop_class, r.transfer_syntax): r for r in [*some, row]}.values()])) > _CONTEXTS:
+            yield some
+            some = []
+        some.append(row)
+    if some:
+        yield some
+
+
+def _sent(association: Any, accepted: set[tuple[str, str]], row: Stored, path: Path) -> int:
+    """STORED, or why not. Errors: Unavailable."""
+    try:
+        if (row.sop_class, row.transfer_syntax) in accepted:
+            status = association.send_c_store(path)
+        elif row.transfer_syntax in _NATIVE and any((row.sop_class, plain) in accepted for plain in _NATIVE):
+            status = association.send_c_store(pydicom.dcmread(path))
+        else:
+            return NO_SYNTAX if any(class_ == row.sop_class for class_, _ in accepted) else NO_CLASS
+    except RuntimeError:
+        raise Unavailable("it broke off") from None
+    except (AttributeError, ValueError):
+        return CANNOT_UNDERSTAND  # its file meta do not fit its data set
+    if "Status" not in status:
+        raise Unavailable("it broke off")
+    code = int(status.Status)
+    return STORED if code in _WARNINGS or code in ALREADY_THERE else code
+
+
+def _study(study: str) -> Dataset:
+    return _identifier("STUDY", {"StudyInstanceUID": study})
+
+
+def _identifier(level: str, keys: dict[str, Any]) -> Dataset:
+    dataset = Dataset()
+    dataset.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def _find(association: Any, level: str, keys: dict[str, Any]) -> list[dict[str, str]]:
+    """Errors: Unavailable, Refused."""
+    rows = []
+    for status, answer in association.send_c_find(_identifier(level, keys), FIND):
+        if _checked(status) and answer is not None:
+            rows.append({keyword: _text(answer, keyword) for keyword in keys})
+    return rows
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # a value that its VR does not allow
+        return ""
+    parts = value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
+    return "\\".join(str(part) for part in parts if part is not None)
+
+
+def _wanted(association: Any, study: str, held: frozenset[str]) -> tuple[list[Dataset], set[str]]:
+    """(what to ask for, the classes in it): series of which nothing is held whole, of others the instances that are missing."""
+    wanted: list[Dataset] = []
+    classes: set[str] = set()
+    above = {"StudyInstanceUID": study}
+    for series in _find(association, "SERIES", above | {"SeriesInstanceUID": ""}):
+        within = above | {"SeriesInstanceUID": series["SeriesInstanceUID"]}
+        rows = _find(association, "IMAGE", within | {"SOPInstanceUID": "", "SOPClassUID": ""})
+        there = {row["SOPInstanceUID"] for row in rows}
+        classes |= {row["SOPClassUID"] for row in rows if is_uid(row["SOPClassUID"])}
+        if there & held:
+            missing = sorted(there - held)
+            for start in range(0, len(missing), _AT_ONCE):
+                wanted.append(_identifier("IMAGE", within | {"SOPInstanceUID": missing[start : start + _AT_ONCE]}))
+        else:
+            wanted.append(_identifier("SERIES", within))
+    return wanted, classes
+
+
+def _done(answers: Iterable[tuple[Dataset, Any]]) -> None:
+    for status, _ in answers:
+        _checked(status)
+
+
+def _checked(status: Dataset) -> bool:
+    """Whether more is to come. Errors: Unavailable, Refused."""
+    if "Status" not in status:
+        raise Unavailable("it broke off")
+    code = int(status.Status)
+    if code in _PENDING:
+        return True
+    if code == 0xB000:  # some sub-operations failed: what did not come is asked for again
+        raise Unavailable("it did not send all")
+    if code >> 8 == 0xA7:
+        raise Unavailable("it is out of resources")
+    if code != 0:
+        raise Refused(f"The peer answers with the DIMSE status {code:04X}.")
+    return False
+
+
+def _received(event: Any, taker: Taker) -> None:
+    """A file: the meta information that says how it came, and the data set as it came."""
+    incoming = taker.receive()
+    try:
+        for chunk in _chunks(event):
+            taker.write(incoming, chunk)
+    except BaseException:
+        incoming.discard()
+        raise
+    taker.take(incoming)
+
+
+def _chunks(event: Any) -> Iterator[bytes]:
+    """From memory, or from where it was spooled."""
+    spooled = getattr(event.request, "_dataset_file", None)
+    if spooled is None:
+        yield event.encoded_dataset()
+        return
+    spooled.close()
+    try:
+        with open(spooled.name, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    finally:
+        os.unlink(spooled.name)
