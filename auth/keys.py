@@ -134,7 +134,7 @@ def client_assertion(claims: dict[str, Any], jwk: str) -> str:
     read = json.loads(jwk)
     key: RSAKey | ECKey = RSAKey.import_key(read) if read.get("kty") == "RSA" else ECKey.import_key(read)
     header = {"alg": "RS384" if read.get("kty") == "RSA" else "ES384", "typ": "JWT"}
-    return jwt.encode(header | ({"kid": str(read["kid"])} if "kid" in read else {}), claims, key)
+    return jwt.encode(header | ({"kid": str(read["kid"])} if "kid" in read else {}), claims, key, algorithms=list(ALGORITHMS))
 
 
 def half_hash(token: str) -> str:

@@ -90,7 +90,7 @@ def _add(options: argparse.Namespace, installation: Installation) -> None:
         raise ValueError("give exactly one of --dimse and --url")
     host, _, port = (options.dimse or ":0").rpartition(":")
     if not port.isdecimal():
-        raise ValueError("--dimse is HOST:PORT")
+        raise ValueError("--dimse is a host and a port: HOST:PORT")
     secrets = {
         "token": _given(options.token),
         "secret": _given(options.secret),

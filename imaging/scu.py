@@ -50,12 +50,21 @@ _NATIVE = (EXPLICIT_LE, IMPLICIT_LE)
 _SYNTAXES = (EXPLICIT_LE, IMPLICIT_LE, *FRAME_MEDIA)
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 Table B.2-1: stored all the same
 _PENDING = (0xFF00, 0xFF01)
+_NO_CLASS = 3  # PS3.8 Table 9-18: abstract syntax not supported
 _AT_ONCE = 50
 _CHUNK = 1024**2
 # What studies are mostly made of, asked for where a peer does not tell: CT, MR, CR, DX, MG, US, NM, PT, XA, SC, SR, enhanced CT
 _USUAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("2", "4", "1", "1.1", "1.2", "6.1", "20", "128", "12.1", "7", "88.22", "2.1")
 )
+
+
+class _NothingTakenError(Exception):
+    """The association was accepted, and none of its contexts. ``unknown``: the classes that the peer does not know."""
+
+    def __init__(self, unknown: set[str]) -> None:
+        super().__init__()
+        self.unknown = unknown
 
 
 class Dimse:
@@ -69,22 +78,35 @@ class Dimse:
     def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:
         """PS3.4 Annex B. As it is stored, where the peer takes that; what is not compressed also in the other plain syntax."""
         for some in _by_contexts(rows):
-            contexts = [build_context(*pair) for pair in _proposed(some)]
-            with self._association(contexts) as association:
-                accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
+            try:
+                with self._association([build_context(*pair) for pair in _proposed(some)]) as association:
+                    accepted = {_pair(c) for c in association.accepted_contexts}
+                    unknown = {str(c.abstract_syntax) for c in association.rejected_contexts if c.result == _NO_CLASS}
+                    for row in some:
+                        yield row, _sent(association, accepted, unknown, row, path(row))
+            except _NothingTakenError as nothing:
                 for row in some:
-                    yield row, _sent(association, accepted, row, path(row))
+                    yield row, NO_CLASS if row.sop_class in nothing.unknown else NO_SYNTAX
 
     # ------------------------------------------------------------ asking
 
     def studies(self, asked: Asked) -> list[Found]:
         keys = dict.fromkeys(STUDY_KEYS, "") | {"PatientID": asked.number, "PatientBirthDate": asked.born}
-        with self._association([build_context(FIND)]) as association:
-            return found(asked, _find(association, "STUDY", keys))
+        try:
+            with self._association([build_context(FIND)]) as association:
+                return found(asked, _find(association, "STUDY", keys))
+        except _NothingTakenError:
+            raise Refused("The peer does not answer C-FIND.") from None
 
     # ------------------------------------------------------------ pulling
 
     def retrieve(self, study: str, held: frozenset[str], taker: Taker) -> None:
+        try:
+            self._retrieve(study, held, taker)
+        except _NothingTakenError:
+            raise Refused("The peer does not give anything.") from None
+
+    def _retrieve(self, study: str, held: frozenset[str], taker: Taker) -> None:
         models = [build_context(model) for model in (FIND, GET, MOVE)]
         with self._association(models) as association:
             offered = {str(c.abstract_syntax) for c in association.accepted_contexts}
@@ -142,17 +164,22 @@ class Dimse:
             )
         except (OSError, ssl.SSLError, RuntimeError):
             raise Unavailable("it cannot be reached") from None
-        if association.is_rejected:
-            raise Unavailable("it refuses the association")
-        if not association.is_established:
-            raise Unavailable("it cannot be reached, or takes nothing of what is proposed")
         try:
+            if association.is_rejected:
+                raise Unavailable("it refuses the association")
+            if not association.is_established and association.rejected_contexts:
+                rows = association.rejected_contexts
+                raise _NothingTakenError({str(c.abstract_syntax) for c in rows if c.result == _NO_CLASS})
+            if not association.is_established:
+                raise Unavailable("it cannot be reached")
             yield association
+            with suppress(RuntimeError):
+                association.release()
         except BaseException:
             association.abort()
             raise
-        with suppress(RuntimeError):
-            association.release()
+        finally:
+            _closed(association)
 
 
 def _proposed(rows: list[Stored]) -> list[tuple[str, str]]:
@@ -160,6 +187,14 @@ def _proposed(rows: list[Stored]) -> list[tuple[str, str]]:
     stored = dict.fromkeys((row.sop_class, row.transfer_syntax) for row in rows)
     other = {(class_, plain) for class_, syntax in stored if syntax in _NATIVE for plain in _NATIVE}
     return [*stored, *sorted(other - stored.keys())]
+
+
+def _closed(association: Any) -> None:
+    """The library leaves the socket of a connection that failed to the garbage collector."""
+    if association.is_alive():
+        association.join(_CONNECT)
+    with suppress(OSError, AttributeError):
+        association.dul.socket.socket.close()
 
 
 def _by_contexts(rows: Iterable[Stored]) -> Iterator[list[Stored]]:
@@ -174,15 +209,21 @@ def _by_contexts(rows: Iterable[Stored]) -> Iterator[list[Stored]]:
         yield some
 
 
-def _sent(association: Any, accepted: set[tuple[str, str]], row: Stored, path: Path) -> int:
+def _pair(context: Any) -> tuple[str, str]:
+    return str(context.abstract_syntax), str(context.transfer_syntax[0])
+
+
+def _sent(association: Any, accepted: set[tuple[str, str]], unknown: set[str], row: Stored, path: Path) -> int:
     """STORED, or why not. Errors: Unavailable."""
     try:
-        if (row.sop_class, row.transfer_syntax) in accepted:
+        if (row.sop_class, row.transfer_syntax) in accepted and _says(path) == (row.sop_class, row.uid):
             status = association.send_c_store(path)
-        elif row.transfer_syntax in _NATIVE and any((row.sop_class, plain) in accepted for plain in _NATIVE):
+        elif (row.sop_class, row.transfer_syntax) in accepted or (
+            row.transfer_syntax in _NATIVE and any((row.sop_class, plain) in accepted for plain in _NATIVE)
+        ):
             status = association.send_c_store(pydicom.dcmread(path))
         else:
-            return NO_SYNTAX if any(class_ == row.sop_class for class_, _ in accepted) else NO_CLASS
+            return NO_CLASS if row.sop_class in unknown else NO_SYNTAX
     except RuntimeError:
         raise Unavailable("it broke off") from None
     except (AttributeError, ValueError):
@@ -191,6 +232,12 @@ def _sent(association: Any, accepted: set[tuple[str, str]], row: Stored, path: P
         raise Unavailable("it broke off")
     code = int(status.Status)
     return STORED if code in _WARNINGS or code in ALREADY_THERE else code
+
+
+def _says(path: Path) -> tuple[str, str]:
+    """Class and instance in a file's meta information, by which it would be announced: not always what is in its data set."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    return str(meta.get("MediaStorageSOPClassUID", "")), str(meta.get("MediaStorageSOPInstanceUID", ""))
 
 
 def _study(study: str) -> Dataset:
