@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -202,7 +202,10 @@ class _Fetch:
             raise Refused("The patient does not allow it.")
         who = Principal("pulling", self.facility)
         self.parts.note(Line(who, audit.QUERY, self.parts.clock(), "0", (patient.stored.touched,), operation=self.source.name))
-        speaking = peer(self.source)
+        with closing(peer(self.source)) as speaking:
+            self._all(speaking, asked, patient)
+
+    def _all(self, speaking: Peer, asked: Asked, patient: Item) -> None:
         wanted = self._wanted(speaking.studies(asked))
         if not wanted:
             raise Refused("The source has no earlier study of this patient, by number and birth date.")
@@ -228,7 +231,7 @@ class _Fetch:
             if known[0].data.get("subject", {}).get("reference") == patient.reference:
                 self.there.append(known[0].reference)
             return
-        taker = _Taker(self, found.uid, asked, patient)
+        taker = _Taker(self, found.uid, asked, patient, known[0].reference if known else "")
         with translated():
             held = frozenset(row.uid for row in self.parts.index.stored(self.facility, found.uid))
         try:
@@ -252,10 +255,10 @@ class _Fetch:
 class _Taker:
     """Instances of one study, each looked at before it is stored."""
 
-    def __init__(self, fetch: _Fetch, study: str, asked: Asked, patient: Item) -> None:
+    def __init__(self, fetch: _Fetch, study: str, asked: Asked, patient: Item, known: str) -> None:
         self._fetch, self._study, self._asked, self._patient = fetch, study, asked, patient
         self.elsewhere, self.strange, self.lost = False, False, 0
-        self._announced = ""
+        self._announced = known
 
     def moved(self) -> None:
         self.elsewhere = True
@@ -284,6 +287,13 @@ class _Taker:
             raise Unavailable("this server is being stopped")
 
     def take(self, incoming: Incoming) -> None:
+        try:
+            self._taken(incoming)
+        except BaseException:
+            incoming.discard()
+            raise
+
+    def _taken(self, incoming: Incoming) -> None:
         """Whose it is, its own header says. Errors: Refused for another patient's or another study's."""
         try:
             instance = dataset.parse(incoming.path)
@@ -293,7 +303,6 @@ class _Taker:
             return
         told = instance.attributes[STUDY]
         if instance.study != self._study or not _is(self._asked, told):
-            incoming.discard()
             self.strange = True
             raise Refused("The source sent an image that is not of this patient, by number and birth date.")
         self.announced()

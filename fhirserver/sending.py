@@ -12,6 +12,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 
@@ -110,8 +111,7 @@ class Sending:
             destination = self._destinations.get(name)
         if destination is None or not destination.sends:
             return
-        with self._crew.held(name) as ours:
-            speaking = peer(destination)
+        with self._crew.held(name) as ours, closing(peer(destination)) as speaking:
             while ours is not None and ours():
                 with translated():
                     due = self._deliveries.due(name, milliseconds(self._clock()), 1)

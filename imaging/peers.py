@@ -67,6 +67,8 @@ class Taker(Protocol):
 
 
 class Peer(Protocol):
+    def close(self) -> None: ...
+
     def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:
         """Send them; each with STORED or why not, as it is answered. Errors: Unavailable."""
 

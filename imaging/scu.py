@@ -67,11 +67,18 @@ class _NothingTakenError(Exception):
         self.unknown = unknown
 
 
+class _NotAllError(Exception):
+    """Some of what was asked for did not come."""
+
+
 class Dimse:
     """A peer that speaks DIMSE."""
 
     def __init__(self, destination: Destination) -> None:
         self._to = destination
+
+    def close(self) -> None:
+        """Each association is released when it has done its work."""
 
     # ------------------------------------------------------------ sending
 
@@ -107,22 +114,34 @@ class Dimse:
             raise Refused("The peer does not give anything.") from None
 
     def _retrieve(self, study: str, held: frozenset[str], taker: Taker) -> None:
-        models = [build_context(model) for model in (FIND, GET, MOVE)]
-        with self._association(models) as association:
-            offered = {str(c.abstract_syntax) for c in association.accepted_contexts}
-            wanted, classes = _wanted(association, study, held) if FIND in offered else ([_study(study)], set[str]())
-            if GET not in offered:
-                if MOVE not in offered or not self._to.move_to:
-                    raise Refused("The peer gives nothing by C-GET, and is not told where to C-MOVE to.")
-                taker.moved()
-                for identifier in wanted:
-                    _done(association.send_c_move(identifier, self._to.move_to, MOVE))
+        """All syntaxes at once; of peers that do not find the right one among them, each by itself."""
+        got: set[str] = set()
+        for syntaxes in (_SYNTAXES, *((one,) for one in _SYNTAXES)):
+            with self._association([build_context(model) for model in (FIND, GET, MOVE)]) as association:
+                offered = {str(c.abstract_syntax) for c in association.accepted_contexts}
+                wanted, classes = _wanted(association, study, held | got) if FIND in offered else ([_study(study)], set[str]())
+                if GET not in offered:
+                    self._move(association, wanted, MOVE in offered, taker)
+                    return
+            with suppress(_NotAllError, _NothingTakenError):
+                if wanted:
+                    self._get(wanted, classes, syntaxes, taker, got)
                 return
-        if wanted:
-            self._get(wanted, classes, taker)
+        raise Unavailable("it did not send all")
 
-    def _get(self, wanted: list[Dataset], classes: set[str], taker: Taker) -> None:
-        """PS3.4 C.4.3: what is asked for comes back on the same association, each as it is stored there where that is one of ours."""
+    def _move(self, association: Any, wanted: list[Dataset], offered: bool, taker: Taker) -> None:
+        if not offered or not self._to.move_to:
+            raise Refused("The peer gives nothing by C-GET, and is not told where to C-MOVE to.")
+        taker.moved()
+        try:
+            for identifier in wanted:
+                for status, _ in association.send_c_move(identifier, self._to.move_to, MOVE):
+                    _checked(status)
+        except _NotAllError:
+            raise Unavailable("it did not send all") from None
+
+    def _get(self, wanted: list[Dataset], classes: set[str], syntaxes: Iterable[str], taker: Taker, got: set[str]) -> None:
+        """PS3.4 C.4.3: what is asked for comes back on the same association. ``got`` tells what came. Errors: _NotAllError."""
         raised: list[Exception] = []
 
         def handle(event: Any) -> int:
@@ -134,20 +153,19 @@ class Dimse:
             except Exception as error:
                 raised.append(error)
                 return OUT_OF_RESOURCES
+            got.add(str(event.request.AffectedSOPInstanceUID))
             return STORED
 
-        pairs = [(class_, syntax) for class_ in sorted(classes) or _USUAL for syntax in _SYNTAXES][: _CONTEXTS - 1]
+        some = [*syntaxes] if classes else [*syntaxes][: _CONTEXTS // len(_USUAL) - 1]
+        pairs = [(class_, syntax) for class_ in sorted(classes) or _USUAL for syntax in some][: _CONTEXTS - 1]
         contexts = [build_context(GET), *(build_context(*pair) for pair in pairs)]
         roles = [build_role(class_, scp_role=True) for class_ in dict.fromkeys(class_ for class_, _ in pairs)]
         with self._association(contexts, roles, [(evt.EVT_C_STORE, handle)]) as association:
             for identifier in wanted:
                 for status, _ in association.send_c_get(identifier, GET):
                     if raised:
-                        association.abort()
                         raise raised[0]
                     _checked(status)
-        if raised:
-            raise raised[0]
 
     # ------------------------------------------------------------ associations
 
@@ -289,20 +307,15 @@ def _wanted(association: Any, study: str, held: frozenset[str]) -> tuple[list[Da
     return wanted, classes
 
 
-def _done(answers: Iterable[tuple[Dataset, Any]]) -> None:
-    for status, _ in answers:
-        _checked(status)
-
-
 def _checked(status: Dataset) -> bool:
-    """Whether more is to come. Errors: Unavailable, Refused."""
+    """Whether more is to come. Errors: Unavailable, Refused, _NotAllError."""
     if "Status" not in status:
         raise Unavailable("it broke off")
     code = int(status.Status)
     if code in _PENDING:
         return True
-    if code == 0xB000:  # some sub-operations failed: what did not come is asked for again
-        raise Unavailable("it did not send all")
+    if code in (0xB000, 0xA702):  # sub-operations failed
+        raise _NotAllError
     if code >> 8 == 0xA7:
         raise Unavailable("it is out of resources")
     if code != 0:

@@ -45,6 +45,9 @@ class Web:
         self._client = httpx.Client(verify=verify, timeout=_TIMEOUT, follow_redirects=False)
         self._token, self._until = "", 0.0
 
+    def close(self) -> None:
+        self._client.close()
+
     # ------------------------------------------------------------ sending
 
     def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -66,6 +67,7 @@ class Pacs:
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)  # it and those that it forked, one an association
             self.process.wait(10)
+            gc.collect()  # pynetdicom leaves sockets of broken connections to it: now, where that is expected
 
     def files(self) -> dict[str, list[Path]]:
         """What it keeps, by SOP Instance UID."""
@@ -102,10 +104,10 @@ def data_set(file: bytes | Path) -> bytes:
 
 
 class Wire:
-    """Between us and a peer: it carries so many bytes to it, and then breaks."""
+    """Between us and a peer: it carries so many bytes to it, and so many ``back``, and then breaks."""
 
-    def __init__(self, port: int, carries: int) -> None:
-        self.port, self._to, self.left = free_port(), port, carries
+    def __init__(self, port: int, left: int, back: int = 10**9) -> None:
+        self.port, self._to, self.left, self.back = free_port(), port, left, back
         self._server = socket.create_server(("127.0.0.1", self.port))
         self._over = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -127,8 +129,10 @@ class Wire:
             while data := source.recv(16_384):
                 if counted:
                     self.left -= len(data)
-                    if self.left < 0:
-                        break
+                else:
+                    self.back -= len(data)
+                if self.left < 0 or self.back < 0:
+                    break
                 target.sendall(data)
         for one in (source, target):
             with suppress(OSError):
@@ -140,6 +144,7 @@ class Wire:
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        gc.collect()
 
 
 class Second(Server):
