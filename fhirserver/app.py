@@ -56,10 +56,10 @@ from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import dicomweb
+from imaging.archive import Archive
 from imaging.blobs import Blobs
 from imaging.deliveries import Deliveries
 from imaging.destinations import Destinations
-from imaging.dicomweb import Archive
 from imaging.index import Index
 
 Clock = Callable[[], datetime]
@@ -258,7 +258,7 @@ class Installation:
             room=self.room.enough,
         )
 
-    def authenticate_images(self, header: str | None) -> Principal:
+    def authenticate_images(self, header: str | None, cookies: str | None) -> Principal:
         with translated():
             principal = bearer.authenticate(self.auth, header)
         self.restrictions.current()
