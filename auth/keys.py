@@ -96,6 +96,18 @@ def _to_check_with(key: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in key.items() if name != "key_ops"}
 
 
+def client_assertion(claims: dict[str, Any], private: str) -> str:
+    """A JWT by a client's own key, a JWK as JSON or PEM. Error: ValueError where it is neither."""
+    for type_, algorithm in ((RSAKey, "RS384"), (ECKey, "ES384")):
+        try:
+            key = type_.import_key(json.loads(private) if private.lstrip().startswith("{") else private)
+            header = {"alg": algorithm, "typ": "JWT"} | ({"kid": key.kid} if key.kid else {})
+            return jwt.encode(header, claims, key, algorithms=[algorithm])
+        except (JoseError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    raise ValueError("not a private key, RSA or EC P-384, as a JSON Web Key or PEM")
+
+
 # ---------------------------------------------------------------- what this server signs
 
 
@@ -114,27 +126,6 @@ def signed(claims: dict[str, Any], signing: str) -> str:
     """A JWT by the key."""
     key = RSAKey.import_key(json.loads(signing))
     return jwt.encode({"alg": ID_TOKEN_ALGORITHM, "typ": "JWT", "kid": str(key.kid)}, claims, key)
-
-
-def client_key(jwk: str) -> str:
-    """A private key of a client of another server, RSA or EC P-384, checked. Error: ValueError."""
-    try:
-        read = json.loads(jwk)
-        client_assertion({"iss": "check"}, jwk)
-    except (JoseError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("not a private JSON Web Key, RSA or EC P-384") from error
-    return json.dumps(read)
-
-
-def client_assertion(claims: dict[str, Any], jwk: str) -> str:
-    """By which this server shows another one who it is, with its private JWK.
-
-    https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html#authenticating-to-the-token-endpoint
-    """
-    read = json.loads(jwk)
-    key: RSAKey | ECKey = RSAKey.import_key(read) if read.get("kty") == "RSA" else ECKey.import_key(read)
-    header = {"alg": "RS384" if read.get("kty") == "RSA" else "ES384", "typ": "JWT"}
-    return jwt.encode(header | ({"kid": str(read["kid"])} if "kid" in read else {}), claims, key, algorithms=list(ALGORITHMS))
 
 
 def half_hash(token: str) -> str:

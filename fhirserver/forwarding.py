@@ -12,7 +12,6 @@ from typing import Any
 
 from pymongo.database import Database
 
-from auth.keys import client_key
 from fhirserver.app import Installation
 from fhirserver.moments import milliseconds
 from fhirserver.settings import Settings
@@ -76,7 +75,7 @@ def _destination(add: Any) -> None:
     add.add_argument("--client-id", default="", metavar="ID", help="ours at its authorization server")
     add.add_argument("--token-url", default="", metavar="URL", help="of that server")
     add.add_argument("--secret", metavar="SECRET", help="the client's; - reads it from standard input")
-    add.add_argument("--jwk", type=Path, metavar="FILE", help="the client's private JWK, for private_key_jwt: the safest")
+    add.add_argument("--client-key", type=Path, metavar="FILE", help="the client's private key, JWK or PEM: the safest")
     add.add_argument("--scope", default="", help="to ask for")
     add.add_argument("--ca", type=Path, metavar="FILE", help="who signed its certificate, PEM; else the system's")
     add.add_argument("--cert", type=Path, metavar="FILE", help="our certificate, PEM")
@@ -94,7 +93,7 @@ def _add(options: argparse.Namespace, installation: Installation) -> None:
     secrets = {
         "token": _given(options.token),
         "secret": _given(options.secret),
-        "jwk": client_key(options.jwk.read_text()) if options.jwk else None,
+        "client_key": options.client_key.read_text() if options.client_key else None,
         "key": options.key.read_text() if options.key else None,
     }
     destination = Destination(
@@ -155,7 +154,7 @@ def _list(options: argparse.Namespace, installation: Installation) -> None:
 _PROOFS = {
     "token": "a bearer token",
     "secret": "a client's secret",
-    "jwk": "a client's private key",
+    "client_key": "a client's private key",
     "key": "a client certificate",
 }
 
@@ -164,6 +163,9 @@ _PROOFS = {
 
 
 def _route_add(options: argparse.Namespace, installation: Installation) -> None:
+    to = installation.destinations.get(options.to)
+    if to and options.facility and to.owner not in (options.facility, installation.settings.organization):
+        raise ValueError(f"{to.name} is a destination of {to.owner}, which sends its own studies there and nobody else's")
     rule = Rule(options.name, options.to, options.facility, options.modality, options.body_part, options.priority)
     new = installation.destinations.add_rule(rule)
     print(_said(rule) + ("" if new else " (was there: replaced)"))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from fhirserver.store import Store
 
 log = logging.getLogger("fhirserver.jobs")
 
-_LEASE, _RENEW = 60.0, 15.0  # seconds
+_LEASE, _RENEW, _PATIENCE = 60.0, 15.0, 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +40,25 @@ class Crew:
     def __init__(self, store: Store, kind: str, most: int) -> None:
         self._store, self._kind = store, kind
         self._holder, self.stopped, self._lock = uuid.uuid4().hex, threading.Event(), threading.Lock()
-        self._busy: set[str] = set()
-        self._pool = ThreadPoolExecutor(most, kind)
+        self._most, self._busy = most, dict[str, threading.Thread]()
 
     def begin(self, name: str, run: Callable[[], object]) -> None:
-        """Beside the others, unless it is being done."""
+        """Beside the others, unless it is being done; where as many are as may be, it is asked for again later."""
         with self._lock:
-            if name in self._busy or self.stopped.is_set():
+            if name in self._busy or len(self._busy) >= self._most or self.stopped.is_set():
                 return
-            self._busy.add(name)
-        self._pool.submit(self._run, name, run)
+            thread = threading.Thread(target=self._run, args=(name, run), name=f"{self._kind}-{name}", daemon=True)
+            self._busy[name] = thread
+        thread.start()
 
     def stop(self) -> None:
-        """Returns when what is being done has ended; it looks at ``stopped``."""
+        """Returns when what is being done has ended, which looks at ``stopped``, or after a while: its lease ends then too."""
         self.stopped.set()
-        self._pool.shutdown(cancel_futures=True)
+        with self._lock:
+            busy = list(self._busy.values())
+        until = time.monotonic() + _PATIENCE
+        for thread in busy:
+            thread.join(max(0.0, until - time.monotonic()))
 
     @contextmanager
     def held(self, name: str) -> Iterator[Callable[[], bool] | None]:
@@ -93,7 +97,7 @@ class Crew:
             log.error("%s %s failed and will be tried again: %s%s", self._kind, name, type(error).__name__, where)
         finally:
             with self._lock:
-                self._busy.discard(name)
+                self._busy.pop(name, None)
 
 
 class Jobs:

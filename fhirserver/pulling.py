@@ -231,6 +231,9 @@ class _Fetch:
             if known[0].data.get("subject", {}).get("reference") == patient.reference:
                 self.there.append(known[0].reference)
             return
+        if known and known[0].data["subject"].get("reference") != patient.reference:
+            self.problem = "A study is known here as another patient's, so it was left."
+            return
         taker = _Taker(self, found.uid, asked, patient, known[0].reference if known else "")
         with translated():
             held = frozenset(row.uid for row in self.parts.index.stored(self.facility, found.uid))

@@ -12,9 +12,10 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 from auth.principal import Principal
 from fhirserver import agreements, audit, metrics, priors, work
@@ -33,8 +34,8 @@ from imaging.blobs import Blobs
 from imaging.dataset import OUT_OF_RESOURCES
 from imaging.deliveries import Deliveries, Delivery
 from imaging.destinations import Destination, Destinations, Outage
-from imaging.index import Index
-from imaging.peers import STORED, Peer, Unavailable
+from imaging.index import Index, Stored
+from imaging.peers import LOST, STORED, Peer, Unavailable
 from imaging.scu import Dimse
 from imaging.webclient import Web
 
@@ -158,7 +159,7 @@ class Sending:
             who = Principal("sending", destination.owner)
             self._note(Line(who, audit.EXPORT, self._clock(), "0", (study.stored.touched,), operation=destination.name))
         refused: Counter[int] = Counter()
-        for row, reason in speaking.store(missing, lambda row: self._blobs.path(row.digest)):
+        for row, reason in speaking.store(missing, self._local):
             if reason == STORED:
                 with translated():
                     self._deliveries.note(delivery, row.uid, row.digest)
@@ -174,11 +175,14 @@ class Sending:
         if not refused:
             self._deliveries.finish(delivery)
             return
-        reason = ", ".join(f"{count} with {code:04X}" for code, count in sorted(refused.items()))
+        reason = ", ".join(_said(code, count) for code, count in sorted(refused.items()))
         if all(code >> 8 == OUT_OF_RESOURCES >> 8 for code in refused) and delivery.tries + 1 < TRIES:
-            self._deliveries.postpone(delivery, f"refused: {reason}", self._in(backoff(delivery.tries + 1)))
+            self._deliveries.postpone(delivery, reason, self._in(backoff(delivery.tries + 1)))
             return
-        self._given_up(ctx, to, delivery, study, f"refused: {reason}")
+        self._given_up(ctx, to, delivery, study, reason)
+
+    def _local(self, row: Stored) -> AbstractContextManager[Path]:
+        return nullcontext(self._blobs.path(row.digest))
 
     # ------------------------------------------------------------ when it fails
 
@@ -222,6 +226,9 @@ class Sending:
             self._destinations.reached(name)
             if before.tries >= _OUTAGE:
                 self._deliveries.hurry(name, milliseconds(self._clock()))
+            if before.tries >= TRIES:
+                for facility in self._deliveries.owners(name):
+                    self._over(facility, ("outage", name, facility, str(before.since)))
 
     def _told(self, ctx: Context, to: Destination, which: tuple[str, ...], text: str, focus: str) -> None:
         """A Task for the facility, seen by who configured the destination; one for each time that it happens."""
@@ -247,12 +254,23 @@ class Sending:
 
         retried(ctx, "operation", "deliver", plan)
 
-    # ------------------------------------------------------------ figures, leases
+    def _over(self, facility: str, which: tuple[str, ...]) -> None:
+        """What people were told of has ended by itself."""
+
+        def plan(ctx: Context) -> Reply:
+            task = work.item(ctx, f"Task/{ctx.derived_id('deliver', *which)}")
+            if task is not None and task.status in states.OPEN_TASK:
+                work.change(ctx, task, status="completed")
+            return Reply(200)
+
+        retried(self._new_context(facility), "operation", "deliver", plan)
+
+    # ------------------------------------------------------------ figures
 
     def gauges(self) -> Iterator[metrics.Gauge]:
         now = milliseconds(self._clock())
         with translated():
-            names = [one.name for one in self._destinations.all() if one.sends]
+            names = self._destinations.names()
             rows = {name: self._deliveries.figures(name) for name in names}
             outages = {name: self._destinations.outage(name) for name in names}
         for state, text in _FIGURES.items():
@@ -264,6 +282,10 @@ class Sending:
 
     def _in(self, seconds: float) -> int:
         return milliseconds(self._clock()) + int(seconds * 1000)
+
+
+def _said(code: int, count: int) -> str:
+    return f"{count} not found here" if code == LOST else f"{count} refused with {code:04X}"
 
 
 _FIGURES = {

@@ -43,14 +43,23 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
 
 
 def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document, complete: bool) -> Reply:
-    """A study that was fetched to compare with: its patient is known, its accession number is another archive's."""
+    """A study that was fetched to compare with: its patient is known. Its accession number is another archive's, unless the
+    archive is the facility's own."""
     patient = known["subject"]["reference"]
     status = "available" if complete else known["status"]
-    told = imaging_study(ctx, study, patient, [], status)
-    told["identifier"] = told["identifier"][:1]
+    if f"Organization/{study.owner}" in coding.sources(known):
+        found = _matched(ctx, study)
+        orders = list(dict.fromkeys([*work.based_on(known), *(found.orders if found.patient == patient else ())]))
+        told = imaging_study(ctx, study, patient, orders, status)
+    else:
+        orders = work.based_on(known)
+        told = imaging_study(ctx, study, patient, orders, status)
+        told["identifier"] = told["identifier"][:1]
     resource = built(known | told)
     if current is not None and not unchanged(resource, current):
         put(ctx, ctx.store.types["ImagingStudy"], resource, current.id, current, "PUT")
+    for order in orders:
+        follow_order(ctx, study.owner, order, known["id"], resource.data)
     return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 

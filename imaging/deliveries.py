@@ -71,6 +71,10 @@ class Deliveries:
             if self._rows.find_one({"destination": name, "state": WAITING, "next": {"$lte": now}}, {"_id": 1})
         ]  # fmt: skip
 
+    def owners(self, destination: str) -> list[str]:
+        """Whose studies are or were for it."""
+        return sorted({row["owner"] for row in self._rows.find({"destination": destination}, {"owner": 1})})
+
     def waiting(self, destination: str) -> list[Delivery]:
         return [_delivery(row) for row in self._rows.find({"destination": destination, "state": WAITING})]
 

@@ -17,15 +17,13 @@ from urllib.parse import urlsplit
 
 from pymongo.database import Database
 
-from auth.keys import Seal
+from auth.keys import Seal, client_assertion
 
 Row = dict[str, Any]
 PRIORITIES = ("stat", "asap", "urgent", "routine")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")  # PS3.5 Table 6.2-1: AE
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# What is never shown: a bearer token, a client's secret, its private JWK, the private key of a TLS certificate.
-SECRETS = ("token", "secret", "jwk", "key")
 _FRESH = 2.0  # seconds
 
 
@@ -33,7 +31,7 @@ _FRESH = 2.0  # seconds
 class Destination:
     """``organization``: whose system it is, ``owner``: who configured it; ``patient_system``: the system of the numbers by which it
     knows patients, None: those of their country; ``ca``, ``cert``: PEM; ``move_to``: our listener's AE title, for peers that only
-    move. ``secrets`` are open here."""
+    move. ``secrets`` are open here: a bearer ``token``, a client's ``secret`` or ``client_key``, the ``key`` of ``cert``."""
 
     name: str
     owner: str
@@ -73,6 +71,8 @@ class Destination:
             raise ValueError("a certificate goes with its private key")
         if self.ca or self.cert:
             context(self)
+        if "client_key" in self.secrets:
+            client_assertion({"iss": self.client_id}, self.secrets["client_key"])
 
     def _check_dimse(self) -> None:
         if not self.host or not 0 < self.port < 65_536:
@@ -88,10 +88,10 @@ class Destination:
                 raise ValueError("a DICOMweb destination has a URL, without credentials or a query in it")
             if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
                 raise ValueError("images and credentials go over https; http is for this machine alone")
-        proofs = [name for name in ("token", "secret", "jwk") if name in self.secrets]
+        proofs = [name for name in ("token", "secret", "client_key") if name in self.secrets]
         if len(proofs) > 1:
             raise ValueError("give one of a token, a client's secret and a client's key")
-        if (proofs in (["secret"], ["jwk"])) != bool(self.client_id and self.token_url):
+        if (proofs in (["secret"], ["client_key"])) != bool(self.client_id and self.token_url):
             raise ValueError("a client has an id, a token URL, and a secret or a key")
 
 
@@ -152,6 +152,10 @@ class Destinations:
 
     def all(self) -> list[Destination]:
         return [self._opened(row) for row in self._rows.find({}).sort("_id", 1)]
+
+    def names(self) -> list[str]:
+        """Of those that may be sent to."""
+        return [row["_id"] for row in self._rows.find({"sends": True}, {"_id": 1}).sort("_id", 1)]
 
     def _opened(self, row: Row) -> Destination:
         secrets = self._seal().open(row["secrets"]) if row["secrets"] else {}

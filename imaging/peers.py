@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ STORED = 0
 # "Duplicate SOP Instance": what we send was sent before, and the answer was lost; 45070 is how Azure's service says it.
 ALREADY_THERE = frozenset({0x0111, 45070})
 NO_CLASS, NO_SYNTAX = 0x0122, 0xC122
+LOST = -1  # its file is not here
 
 
 class Unavailable(Exception):
@@ -66,10 +68,14 @@ class Taker(Protocol):
         """It is all there: it is kept or discarded."""
 
 
+# The file of an instance for as long as it is read. Error: FileNotFoundError.
+Local = Callable[[Stored], AbstractContextManager[Path]]
+
+
 class Peer(Protocol):
     def close(self) -> None: ...
 
-    def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:
+    def store(self, rows: Iterable[Stored], local: Local) -> Iterator[tuple[Stored, int]]:
         """Send them; each with STORED or why not, as it is answered. Errors: Unavailable."""
 
     def studies(self, asked: Asked) -> list[Found]:

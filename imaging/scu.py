@@ -6,9 +6,8 @@ PS3.4 Annexes B and C: https://dicom.nema.org/medical/dicom/current/output/chtml
 from __future__ import annotations
 
 import logging
-import os
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,14 @@ from imaging.destinations import Destination, context
 from imaging.index import Stored
 from imaging.peers import (
     ALREADY_THERE,
+    LOST,
     NO_CLASS,
     NO_SYNTAX,
     STORED,
     STUDY_KEYS,
     Asked,
     Found,
+    Local,
     Refused,
     Taker,
     Unavailable,
@@ -39,7 +40,7 @@ from imaging.peers import (
 _config.STORE_SEND_CHUNKED_DATASET = True
 _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+logging.getLogger("pynetdicom").propagate = False
 
 # PS3.4 C.3: the Study Root Query/Retrieve Information Model
 FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{last}" for last in "123")
@@ -82,7 +83,7 @@ class Dimse:
 
     # ------------------------------------------------------------ sending
 
-    def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:
+    def store(self, rows: Iterable[Stored], local: Local) -> Iterator[tuple[Stored, int]]:
         """PS3.4 Annex B. As it is stored, where the peer takes that; what is not compressed also in the other plain syntax."""
         for some in _by_contexts(rows):
             try:
@@ -90,7 +91,12 @@ class Dimse:
                     accepted = {_pair(c) for c in association.accepted_contexts}
                     unknown = {str(c.abstract_syntax) for c in association.rejected_contexts if c.result == _NO_CLASS}
                     for row in some:
-                        yield row, _sent(association, accepted, unknown, row, path(row))
+                        try:
+                            with local(row) as path:
+                                reason = _sent(association, accepted, unknown, row, path)
+                        except FileNotFoundError:
+                            reason = LOST
+                        yield row, reason
             except _NothingTakenError as nothing:
                 for row in some:
                     yield row, NO_CLASS if row.sop_class in nothing.unknown else NO_SYNTAX
@@ -146,13 +152,15 @@ class Dimse:
 
         def handle(event: Any) -> int:
             """Each is a file when it is answered. After a failure nothing more is taken."""
-            if raised:
-                return OUT_OF_RESOURCES
             try:
+                if raised:
+                    return OUT_OF_RESOURCES
                 _received(event, taker)
             except Exception as error:
                 raised.append(error)
                 return OUT_OF_RESOURCES
+            finally:
+                _forget(event)
             got.add(str(event.request.AffectedSOPInstanceUID))
             return STORED
 
@@ -176,20 +184,18 @@ class Dimse:
         ae = AE(ae_title=self._to.calling)
         ae.connection_timeout, ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = _CONNECT, _CONNECT, _ANSWER, _ANSWER
         tls = (context(self._to), self._to.host) if self._to.tls else None
+        opened: list[Any] = []
+        hooks = [(evt.EVT_CONN_OPEN, opened.append), *(handlers or [])]
         try:
-            association = ae.associate(
-                self._to.host, self._to.port, contexts, self._to.called, _PDU, roles, None, tls, handlers or []
-            )
+            association = ae.associate(self._to.host, self._to.port, contexts, self._to.called, _PDU, roles, None, tls, hooks)
         except (OSError, ssl.SSLError, RuntimeError):
             raise Unavailable("it cannot be reached") from None
         try:
-            if association.is_rejected:
-                raise Unavailable("it refuses the association")
             if not association.is_established and association.rejected_contexts:
                 rows = association.rejected_contexts
                 raise _NothingTakenError({str(c.abstract_syntax) for c in rows if c.result == _NO_CLASS})
-            if not association.is_established:
-                raise Unavailable("it cannot be reached")
+            if not association.is_established:  # of a refusal that is followed by an end at once the library sees the end alone
+                raise Unavailable("it refuses the association" if opened else "it cannot be reached")
             yield association
             with suppress(RuntimeError):
                 association.release()
@@ -342,9 +348,12 @@ def _chunks(event: Any) -> Iterator[bytes]:
         yield event.encoded_dataset()
         return
     spooled.close()
-    try:
-        with open(spooled.name, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
-    finally:
-        os.unlink(spooled.name)
+    with open(spooled.name, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _forget(event: Any) -> None:
+    if spooled := getattr(event.request, "_dataset_file", None):
+        spooled.close()
+        Path(spooled.name).unlink(missing_ok=True)

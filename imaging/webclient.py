@@ -9,8 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
@@ -22,7 +21,7 @@ from imaging.blobs import Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
 from imaging.destinations import Destination, context
 from imaging.index import Stored
-from imaging.peers import ALREADY_THERE, STORED, STUDY_KEYS, Asked, Found, Refused, Taker, Unavailable, found
+from imaging.peers import ALREADY_THERE, LOST, STORED, STUDY_KEYS, Asked, Found, Local, Refused, Taker, Unavailable, found
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold URLs, and a QIDO's URL holds a patient's number
 logging.getLogger("httpcore").setLevel(logging.WARNING)
@@ -42,7 +41,8 @@ class Web:
     def __init__(self, destination: Destination) -> None:
         self._to = destination
         verify: Any = context(destination) if destination.ca or destination.cert else True
-        self._client = httpx.Client(verify=verify, timeout=_TIMEOUT, follow_redirects=False)
+        plain = {"Accept-Encoding": "identity"}  # nothing that swells on the way in
+        self._client = httpx.Client(verify=verify, timeout=_TIMEOUT, follow_redirects=False, headers=plain)
         self._token, self._until = "", 0.0
 
     def close(self) -> None:
@@ -50,19 +50,26 @@ class Web:
 
     # ------------------------------------------------------------ sending
 
-    def store(self, rows: Iterable[Stored], path: Callable[[Stored], Path]) -> Iterator[tuple[Stored, int]]:
+    def store(self, rows: Iterable[Stored], local: Local) -> Iterator[tuple[Stored, int]]:
         """PS3.18 10.5. Some in a request; where a request is refused as a whole, each by itself."""
         for some in _portions(rows):
-            told = self._stow(some, path)
-            if told is None and len(some) > 1:
+            told = self._tried(some, local)
+            if told is None:
                 for row in some:
-                    yield row, (self._stow([row], path) or {}).get(row.uid, CANNOT_UNDERSTAND)
+                    yield row, (self._tried([row], local) or {}).get(row.uid, CANNOT_UNDERSTAND)
             else:
                 for row in some:
-                    yield row, (told or {}).get(row.uid, CANNOT_UNDERSTAND)
+                    yield row, told.get(row.uid, CANNOT_UNDERSTAND)
 
-    def _stow(self, rows: list[Stored], path: Callable[[Stored], Path]) -> dict[str, int] | None:
-        """What became of each; None where the request as such was refused. Errors: Unavailable."""
+    def _tried(self, rows: list[Stored], local: Local) -> dict[str, int] | None:
+        """What became of each; None where several were refused together, or the file of one is not here."""
+        try:
+            return self._stow(rows, local)
+        except FileNotFoundError:
+            return {rows[0].uid: LOST} if len(rows) == 1 else None
+
+    def _stow(self, rows: list[Stored], local: Local) -> dict[str, int] | None:
+        """Errors: Unavailable, FileNotFoundError."""
         boundary = multipart.new_boundary()
         head, tail = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode(), f"--{boundary}--\r\n".encode()
         size = sum(len(head) + row.size + 2 for row in rows) + len(tail)
@@ -70,7 +77,7 @@ class Web:
         def body() -> Iterator[bytes]:
             for row in rows:
                 yield head
-                with open(path(row), "rb") as file:
+                with local(row) as path, open(path, "rb") as file:
                     while chunk := file.read(_CHUNK):
                         yield chunk
                 yield b"\r\n"
@@ -162,11 +169,11 @@ class Web:
         form, secrets = {"grant_type": "client_credentials"}, self._to.secrets
         form |= {"scope": self._to.scope} if self._to.scope else {}
         basic = httpx.BasicAuth(self._to.client_id, secrets["secret"]) if "secret" in secrets else None
-        if "jwk" in secrets:
+        if "client_key" in secrets:
             now = int(time.time())
             claims = {"iss": self._to.client_id, "sub": self._to.client_id, "aud": self._to.token_url}
             claims |= {"exp": now + 240, "iat": now, "jti": uuid.uuid4().hex}  # type: ignore[dict-item]
-            form |= {"client_assertion_type": _ASSERTION, "client_assertion": client_assertion(claims, secrets["jwk"])}
+            form |= {"client_assertion_type": _ASSERTION, "client_assertion": client_assertion(claims, secrets["client_key"])}
         try:
             answer = self._client.post(self._to.token_url, data=form, auth=basic)  # type: ignore[arg-type]
             told = answer.json() if answer.status_code == 200 else {}

@@ -69,6 +69,14 @@ def pulled(study: Document) -> bool:
     return any(extension.get("url") == PULLED_FROM for extension in study.get("extension", ()))
 
 
+def sources(study: Document) -> set[str]:
+    """From whose archives."""
+    rows = (
+        extension.get("valueReference", {}) for extension in study.get("extension", ()) if extension.get("url") == PULLED_FROM
+    )
+    return {row["reference"] for row in rows if "reference" in row}
+
+
 def business_status(task: Document) -> str | None:
     coded = (task.get("businessStatus") or {}).get("coding", ())
     return next((c["code"] for c in coded if c.get("system") == BUSINESS_STATUS and "code" in c), None)

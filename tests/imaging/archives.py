@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ import pydicom
 import pytest
 import uvicorn
 from conftest import Server
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
 from joserfc.jwk import RSAKey
 
 needs_dcmtk = pytest.mark.skipif(shutil.which("dcmqrscp") is None, reason="needs DCMTK: make test-tools")
@@ -60,7 +65,7 @@ class Pacs:
         command = ["dcmqrscp", "-q", "+B", *self.options, "-c", str(self.folder / "dcmqrscp.cfg")]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until(lambda: _listens(self.port))
+        until(lambda: listens(self.port))
         return self
 
     def kill(self) -> None:
@@ -88,7 +93,7 @@ class Pacs:
         subprocess.run(command, check=True, capture_output=True, timeout=30)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), 1):
             return True
@@ -211,3 +216,22 @@ def quiet(uri: str, folder: Path, **settings: Any) -> Iterator[Server]:
     server.installation.sending.stop()
     server.installation.pulling.stop()
     server.close()
+
+
+def pem(key: Any) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def certificate(name: str, key: Any, issuer: tuple[x509.Name, Any] | None) -> x509.Certificate:
+    """By an authority, or the authority's own."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    by, signing = issuer or (subject, key)
+    now = datetime.now(timezone.utc)
+    built = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(by).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1)).add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+    )  # fmt: skip
+    if issuer:
+        built = built.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
+    return built.sign(signing, hashes.SHA256())

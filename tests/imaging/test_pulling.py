@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import httpx
@@ -81,7 +82,7 @@ def web_source(parts, second):
         parts.destinations.add(
             Destination(
                 name, kind="dicomweb", url=f"http://127.0.0.1:{port or second.port}/dicomweb", client_id="network", queries=True,
-                token_url=f"{second.url}/auth/token", scope="system/ImagingStudy.cruds", secrets={"jwk": second.jwk}, **given,
+                token_url=f"{second.url}/auth/token", scope="system/ImagingStudy.cruds", secrets={"client_key": second.jwk}, **given,
             )
         )  # fmt: skip
 
@@ -164,7 +165,12 @@ def put_there(second):
 
 
 @needs_dcmtk
-def test_by_c_get_the_patients_studies_come_and_the_order_names_them(case, source, pacs, earlier):
+@pytest.mark.parametrize("spooled", [False, True])
+def test_by_c_get_the_patients_studies_come_and_the_order_names_them(
+    case, source, pacs, earlier, spooled, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("pynetdicom._config.STORE_RECV_CHUNKED_DATASET", spooled)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     files, other = earlier(3), earlier(1, StudyDate="20210101")
     pacs.load(*files, *other)
     source(pacs.port)
@@ -178,6 +184,7 @@ def test_by_c_get_the_patients_studies_come_and_the_order_names_them(case, sourc
     held = case.held()
     kept = pacs.files()  # storescu took the padding off
     assert all(data_set(held[name]) == data_set(kept[name][0]) for name in uids(files + other))
+    assert list(tmp_path.iterdir()) == []
     for reference in named:
         study = case.hospital.get(reference).json()
         assert study["subject"] == {"reference": case.patient}
@@ -239,7 +246,9 @@ def _stored(to, files, folder) -> None:
         rows.append(
             Stored("o", "s", "e", str(dataset.SOPInstanceUID), str(dataset.SOPClassUID), syntax, str(number), len(data), ())
         )
-    assert [reason for _, reason in Dimse(to).store(rows, lambda row: folder / f"{row.digest}.dcm")] == [0] * len(files)
+    assert [reason for _, reason in Dimse(to).store(rows, lambda row: nullcontext(folder / f"{row.digest}.dcm"))] == [0] * len(
+        files
+    )
 
 
 @needs_dcmtk
@@ -429,6 +438,40 @@ def test_the_national_number_is_asked_by_where_no_other_is_said(server, network,
     case.worked()
     assert case.task(task)["status"] == "completed", case.task(task)
     assert uids(files).keys() <= case.held().keys()
+
+
+def test_a_study_that_was_fetched_for_another_record_is_left(case, web_source, earlier, put_there, server, network):
+    """The same number and birth date in two records of the facility: people have to say whether they are one."""
+    files = earlier(1)
+    put_there(*files)
+    web_source()
+    case.asked()
+    case.worked()
+    twin = Case(server, network)
+    person = {"identifier": [{"system": "urn:mrn", "value": case.number}], "birthDate": BORN}
+    made = twin.hospital.post("Patient", json=patient(**person))
+    if made.status_code != 201:
+        pytest.skip("a facility has a number once")
+    twin.order = twin.hospital.post("ServiceRequest", json=order(f"Patient/{made.json()['id']}")).json()["id"]
+    task = twin.asked()
+    twin.worked()
+    assert twin.task(task)["status"] == "failed"
+    assert "another patient's" in twin.task(task)["statusReason"]["text"]
+    assert twin.named() == []
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_comes_from_the_facilitys_own_archive_answers_its_own_order(case, web_source, earlier, put_there, own):
+    ours = {"identifier": [{"system": "urn:acsn", "value": f"O{case.number[:12]}"}]}
+    asked = case.hospital.post("ServiceRequest", json=order(case.patient, **ours)).json()["id"]
+    put_there(*earlier(1, AccessionNumber=f"O{case.number[:12]}"))
+    owner = "hospital" if own else "elsewhere"
+    web_source(organization=owner)
+    case.asked(f"Organization/{owner}")
+    case.worked()
+    [reference] = case.named()
+    study = case.hospital.get(reference).json()
+    assert study.get("basedOn", []) == ([{"reference": f"ServiceRequest/{asked}"}] if own else [])
 
 
 # ---------------------------------------------------------------- who may ask

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 import io
 import json
 import logging
+import subprocess
 import threading
-import time
+from dataclasses import replace
 
+import httpx
 import pydicom
 import pytest
-from archives import Pacs, Second, Wire, data_set, free_port, needs_dcmtk, quiet, series_of, uids, until
+from archives import (
+    Pacs,
+    Second,
+    Wire,
+    certificate,
+    data_set,
+    free_port,
+    listens,
+    needs_dcmtk,
+    pem,
+    quiet,
+    series_of,
+    uids,
+    until,
+)
 from conftest import order, patient
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from joserfc.jwk import RSAKey
 from test_stow import changed, uid
 
 from fhirserver import sending
@@ -75,7 +96,7 @@ def web_peer(parts, second):
         url = f"http://127.0.0.1:{port or second.port}/dicomweb"
         given = {
             "owner": "hospital", "url": url, "client_id": "network", "token_url": f"{second.url}/auth/token",
-            "scope": "system/ImagingStudy.cruds", "secrets": {"jwk": second.jwk},
+            "scope": "system/ImagingStudy.cruds", "secrets": {"client_key": second.jwk},
         } | members  # fmt: skip
         parts.destinations.add(Destination(name, kind="dicomweb", sends=True, **given))
         parts.destinations.add_rule(Rule(f"all-to-{name}", name, "hospital"))
@@ -191,7 +212,7 @@ def test_what_a_peer_does_not_take_as_it_is_goes_in_a_plain_syntax_and_what_is_c
         assert sent.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
         assert sent.PixelData == ours.PixelData
         assert sent.SOPInstanceUID == ours.SOPInstanceUID
-        [task] = [t for t in deliver_tasks(hospital) if "1 with 0122" in t["description"]]
+        [task] = [t for t in deliver_tasks(hospital) if "1 refused with 0122" in t["description"]]
         assert task["status"] == "requested"
         assert task["owner"] == {"reference": "Organization/hospital"}
         assert task["focus"]["reference"].startswith("ImagingStudy/")
@@ -297,6 +318,79 @@ def test_a_refused_association_waits_longer_each_time_and_then_the_facility_is_t
     assert queued(parts) == [("refuses", "waiting")]
     parts.sending.send("refuses")  # still tried, and told of once
     assert len([t for t in deliver_tasks(hospital) if "refuses" in t["description"]]) == 1
+    parts.destinations.add(replace(parts.destinations.get("refuses"), called="PACS"))
+    parts.destinations.failed("refuses", outage)
+    server.wait(hours=1)
+    parts.sending.send("refuses")
+    assert queued(parts) == [("refuses", "sent")]
+    [task] = [t for t in deliver_tasks(hospital) if "refuses" in t["description"]]
+    assert task["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", ["dimse", "web"])
+@needs_dcmtk
+def test_a_file_that_is_not_here_any_more_is_told_and_the_others_go(
+    parts, dimse, web_peer, pacs, second, complete, ct, hospital, kind
+):
+    files = ct(4)
+    if kind == "dimse":
+        dimse(pacs.start().port, name="lacks")
+    else:
+        web_peer("lacks")
+    complete(*files)
+    [gone, *others] = uids(files)
+    digest = parts.index.instances.find_one({"uid": gone})["digest"]
+    parts.blobs.path(digest).unlink()
+    parts.sending.send("lacks")
+    assert queued(parts) == [("lacks", "failed")]
+    there = pacs.files() if kind == "dimse" else second.instances()
+    assert set(others) <= there.keys()
+    assert gone not in there
+    assert [t for t in deliver_tasks(hospital) if "lacks: 1 not found here" in t["description"]]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and what it signed; and another authority."""
+    folder = tmp_path_factory.mktemp("tls")
+    for name in ("ca", "stranger"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = certificate(name, key, None)
+        (folder / f"{name}.pem").write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+        for leaf in ("peer", "ours"):
+            leaf_key = ec.generate_private_key(ec.SECP256R1())
+            signed = certificate(leaf, leaf_key, (authority.subject, key))
+            (folder / f"{name}-{leaf}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+            (folder / f"{name}-{leaf}.key").write_bytes(pem(leaf_key))
+    return folder
+
+
+@needs_dcmtk
+@pytest.mark.parametrize(
+    ("ca", "ours", "goes"), [("ca", "ca", True), ("stranger", "ca", False), ("ca", "stranger", False), ("ca", None, False)]
+)
+def test_over_tls_each_side_shows_its_certificate_and_looks_at_the_others(
+    server, parts, dimse, complete, ct, certificates, tmp_path, ca, ours, goes
+):
+    """To DCMTK's ``storescp``, which asks for one."""
+    (tmp_path / "in").mkdir()
+    port = free_port()
+    command = ["storescp", "-q", "+tls", str(certificates / "ca-peer.key"), str(certificates / "ca-peer.pem")]
+    command += ["+cf", str(certificates / "ca.pem"), "-rc", "-od", str(tmp_path / "in"), str(port)]
+    peer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: listens(port))
+        shown = {"cert": (certificates / f"{ours}-ours.pem").read_text()} if ours else {}
+        secrets = {"key": (certificates / f"{ours}-ours.key").read_text()} if ours else {}
+        dimse(port, tls=True, ca=(certificates / f"{ca}.pem").read_text(), secrets=secrets, **shown)
+        complete(*ct(2))
+        parts.sending.send("pacs")
+        assert queued(parts) == [("pacs", "sent" if goes else "waiting")]
+        assert len(list((tmp_path / "in").iterdir())) == (2 if goes else 0)
+    finally:
+        peer.kill()
+        peer.wait(10)
+        gc.collect()
 
 
 # ---------------------------------------------------------------- by STOW-RS to a second server
@@ -342,8 +436,6 @@ def test_an_instance_that_the_peer_refuses_fails_with_a_task_and_the_others_are_
     name, data = next(iter(uids(files).items()))
     other = changed(data, PatientComments="other bytes under this UID")
     boundary = second.auth.issue(second.auth.clients.get("loader"), None, "system/*.cruds", 600)
-    import httpx
-
     headers = {"Authorization": f"Bearer {boundary}", "Content-Type": "application/dicom"}
     strange = changed(data, PatientID="SOMEBODY-ELSE", SOPInstanceUID=uid())
     assert httpx.post(f"{second.url}/dicomweb/studies", content=strange, headers=headers).status_code == 200
@@ -352,15 +444,17 @@ def test_an_instance_that_the_peer_refuses_fails_with_a_task_and_the_others_are_
     parts.sending.send("other")
     assert queued(parts) == [("other", "failed")]
     [task] = [t for t in deliver_tasks(hospital) if "A900" in t["description"]]
-    assert "3 with A900" in task["description"]
+    assert "3 refused with A900" in task["description"]
     assert name not in json.dumps(task["description"])
 
 
-@pytest.mark.parametrize("secrets", [{"jwk": "other"}, {"secret": "wrong"}])
+@pytest.mark.parametrize("secrets", [{"client_key": "other"}, {"secret": "wrong"}])
 def test_a_peer_that_does_not_let_us_in_is_tried_later(parts, web_peer, second, complete, ct, secrets):
-    from joserfc.jwk import RSAKey
-
-    given = {"jwk": json.dumps(RSAKey.generate_key(2048, auto_kid=True).as_dict(private=True))} if "jwk" in secrets else secrets
+    given = (
+        {"client_key": json.dumps(RSAKey.generate_key(2048, auto_kid=True).as_dict(private=True))}
+        if "client_key" in secrets
+        else secrets
+    )
     web_peer(secrets=given)
     complete(*ct(1))
     before = len(second.instances())
@@ -457,8 +551,6 @@ def test_the_most_urgent_goes_first(server, parts, dimse, complete, ct, ordered_
 
 
 def agreed(centre, facility="hospital", **terms):
-    import base64
-
     content = [{"contentType": "application/json", "data": base64.b64encode(json.dumps(terms).encode()).decode()}]
     document = {
         "resourceType": "Library",
@@ -624,7 +716,7 @@ def test_the_commands_configure_list_and_retry_and_never_show_a_secret(server, p
     assert run(*web, "--token", "-", given="s3cret-token\n")[:2] == (0, f"destination web: {second.url}/dicomweb\n")
     assert (
         "was there: replaced"
-        in run(*web, "--client-id", "network", "--token-url", f"{second.url}/auth/token", "--jwk", str(jwk))[1]
+        in run(*web, "--client-id", "network", "--token-url", f"{second.url}/auth/token", "--client-key", str(jwk))[1]
     )
     assert (
         run(
@@ -664,7 +756,7 @@ def test_the_commands_configure_list_and_retry_and_never_show_a_secret(server, p
     assert private not in stored
     assert "s3cret-token" not in stored
     assert private not in "".join(listed)
-    assert parts.destinations.get("web").secrets["jwk"]
+    assert parts.destinations.get("web").secrets["client_key"]
     assert private not in repr(parts.destinations.get("web"))
 
 
@@ -702,8 +794,6 @@ def test_another_organisations_destination_is_not_replaced(parts, run, dimse):
 @needs_dcmtk
 def test_neither_patients_nor_secrets_reach_the_log(server, parts, dimse, web_peer, pacs, complete, ct, caplog, second):
     caplog.set_level(logging.DEBUG)
-    for name in ("httpx", "httpcore", "pynetdicom"):
-        assert logging.getLogger(name).level >= logging.WARNING
     dimse(pacs.start().port)
     web_peer(client_id="", token_url="", secrets={"token": "s3cret-token"})
     complete(*ct(1, PatientID="LOGGED-ID", PatientName="Logged^Name"))
@@ -722,4 +812,3 @@ def test_time_between_tries_grows_to_an_hour():
     assert 2.5 <= sending.backoff(1) <= 5
     assert 1800 <= sending.backoff(50) <= 3600
     assert len({sending.backoff(5) for _ in range(5)}) > 1
-    assert time.monotonic() > 0
