@@ -83,6 +83,7 @@ class Pulling:
         query = plain(
             self._store.types["Task"],
             ("code", f"{coding.TASK_TYPE}|fetch-priors"), ("status", ",".join(sorted(states.OPEN_TASK - {"on-hold"}))),
+            ("owner", ",".join(sorted({f"Organization/{one.organization}" for one in asked}))),
         )  # fmt: skip
         found = []
         for row in self._store.search(query, EVERYTHING, 200):

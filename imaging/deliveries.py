@@ -62,7 +62,8 @@ class Deliveries:
 
     def due(self, destination: str, now: int, limit: int = 100) -> list[Delivery]:
         """The most urgent first; what failed several times does not stand in the way of the others."""
-        rows = self._rows.find({"destination": destination, "state": WAITING, "next": {"$lte": now}}).limit(1000)
+        found = self._rows.find({"destination": destination, "state": WAITING, "next": {"$lte": now}})
+        rows = found.sort([("rank", 1), ("since", 1)]).limit(1000)
         return sorted(map(_delivery, rows), key=lambda one: (one.tries > _DOUBTFUL, one.rank, one.since, one.id))[:limit]
 
     def with_something_due(self, destinations: Iterable[str], now: int) -> list[str]:

@@ -93,7 +93,10 @@ class Web:
                 return None if len(rows) > 1 else {row.uid: _REFUSED[answer.status_code] for row in rows}
             if answer.status_code not in (200, 202, 409):
                 raise _failure(answer.status_code)
-            return _outcomes(_json(answer))
+            if answer.status_code != 200:
+                return _outcomes(_json(answer))
+            told = _outcomes(_json(answer, None))  # "all stored" is in the status already, whatever the body says of it
+            return {row.uid: told.get(row.uid, STORED) for row in rows}
 
     # ------------------------------------------------------------ asking
 
@@ -227,8 +230,11 @@ def _whole(answer: httpx.Response) -> Iterator[bytes]:
         raise Unavailable("it broke off") from None
 
 
-def _json(answer: httpx.Response) -> Any:
-    """Errors: Unavailable for what is none, or is too large."""
+_WANTED = object()
+
+
+def _json(answer: httpx.Response, otherwise: Any = _WANTED) -> Any:
+    """Errors: Unavailable for what is too large, and for what is no JSON where nothing is to be taken ``otherwise``."""
     body = b""
     for chunk in _whole(answer):
         body += chunk
@@ -237,6 +243,8 @@ def _json(answer: httpx.Response) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
+        if otherwise is not _WANTED:
+            return otherwise
         raise Unavailable("its answer is not JSON") from None
 
 

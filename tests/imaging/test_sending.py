@@ -9,7 +9,9 @@ import json
 import logging
 import subprocess
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pydicom
@@ -39,6 +41,9 @@ from fhirserver import sending
 from fhirserver.__main__ import main
 from fhirserver.app import create_app
 from imaging.destinations import Destination, Rule
+from imaging.index import Stored
+from imaging.peers import Unavailable
+from imaging.webclient import Web
 
 # pynetdicom leaves the socket of a connection that was refused to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -470,6 +475,61 @@ def test_a_bearer_token_may_be_given_instead_of_a_client(parts, second, complete
     complete(data)
     parts.sending.send("other")
     assert uids([data]).keys() <= second.instances().keys()
+
+
+def _response(stored=(), failed=()):
+    """PS3.18 Table I.1-1"""
+    named = [{"00081155": {"vr": "UI", "Value": [one]}} for one in stored]
+    lost = [{"00081155": {"vr": "UI", "Value": [one]}, "00081197": {"vr": "US", "Value": [reason]}} for one, reason in failed]
+    return json.dumps({"00081199": {"vr": "SQ", "Value": named}, "00081198": {"vr": "SQ", "Value": lost}})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, _response(["1.1", "1.2"]), [0, 0]),
+        (200, "<NativeDicomModel/>", [0, 0]),
+        (200, _response(["1.1"], [("1.2", 0xA700)]), [0, 0xA700]),
+        (202, _response(["1.1"], [("1.2", 0xA900)]), [0, 0xA900]),
+        (202, _response(["1.1"]), [0, 0xC000]),
+        (202, "not JSON", "its answer is not JSON"),
+        (409, _response([], [("1.1", 0x0111), ("1.2", 0xC122)]), [0, 0xC122]),
+        (409, '{"00081198": {"Value": ["x", null]}, "00081199": 7}', [0xC000, 0xC000]),
+        (400, "", [0xC000, 0xC000]),
+        (413, "", [0xA700, 0xA700]),
+        (302, "", "it answers 302"),
+        (401, "", "it does not let us in"),
+        (403, "", "it does not let us in"),
+        (503, "", "it answers 503"),
+    ],
+)
+def test_what_a_peer_answers_to_a_stow_is_read(parts, tmp_path, status, body, told):
+    class Peer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            """Nobody reads it."""
+
+    peer = ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+    threading.Thread(target=peer.serve_forever, daemon=True).start()
+    (tmp_path / "file").write_bytes(b"bytes")
+    rows = [Stored("o", "1", "1.0", uid_, "1.2", "1.2.3", "d", 5, ()) for uid_ in ("1.1", "1.2")]
+    web = Web(Destination("x", "o", "dicomweb", url=f"http://127.0.0.1:{peer.server_port}", sends=True))
+    try:
+        if isinstance(told, str):
+            with pytest.raises(Unavailable, match=told):
+                list(web.store(rows, lambda row: nullcontext(tmp_path / "file")))
+        else:
+            assert [reason for _, reason in web.store(rows, lambda row: nullcontext(tmp_path / "file"))] == told
+    finally:
+        web.close()
+        peer.shutdown()
+        peer.server_close()
 
 
 # ---------------------------------------------------------------- rules
