@@ -11,7 +11,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,6 +33,7 @@ from fhirserver import agreements, health, replay, rest, scoped, timers, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch, retried
 from fhirserver.errors import InvalidToken, Unavailable
+from fhirserver.fetching import Parts
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Reply, Request
@@ -113,8 +113,8 @@ class Installation:
             self.sending.consider,
         )  # fmt: skip
         self.pulling = Pulling(
-            self.store, self.index, self.blobs, self.destinations, lambda owner: self.context(Principal("pulling", owner)),
-            partial(self.arrivals.update, complete=True), self.trail.append, self.room.enough, clock,
+            self.store, self.destinations, lambda owner: self.context(Principal("pulling", owner)),
+            Parts(self.index, self.blobs, self.pulled, self.trail.append, self.room.enough, clock), self.sending.back,
         )  # fmt: skip
         self.timers = Timers(self.store, lambda owner: self.context(Principal("timer", owner)), clock)
         self.definitions = Definitions(self.store, settings.organization)
@@ -194,6 +194,10 @@ class Installation:
         share = [(name, one.done / one.total if one.total else 0.0) for name, one in progress.items()]
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
         yield from sending
+
+    def pulled(self, owner: str, uid: str, whole: bool) -> None:
+        """Instances of an earlier study were fetched."""
+        self.arrivals.update(owner, uid, complete=whole)
 
     def sweep_uploads(self) -> None:
         self.blobs.sweep(time.time() - 86_400)

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from auth.principal import Principal
-from fhirserver import agreements, audit, metrics, priors, work
+from fhirserver import audit, metrics, priors, work
+from fhirserver.disclosure import agreed, disputed, may_send, study_of
 from fhirserver.dispatch import retried
 from fhirserver.errors import FHIRError
 from fhirserver.interactions import put
@@ -79,7 +80,7 @@ class Sending:
         with translated():
             rules = self._destinations.current_rules()
         ctx = self._new_context(owner) if rules else None
-        study = _study(ctx, owner, uid) if ctx else None
+        study = study_of(ctx, owner, uid) if ctx else None
         if ctx is None or study is None or study.status != "available" or coding.pulled(study.data):
             return
         orders = [one for reference in work.based_on(study.data) if (one := work.item(ctx, reference))]
@@ -138,19 +139,18 @@ class Sending:
                 self._later(destination, delivery, _BROKE)
             return True
         if reached:
-            with translated():
-                self._back(destination.name)
+            self.back(destination.name)
         return True
 
     def _delivered(self, destination: Destination, speaking: Peer, delivery: Delivery, ours: Callable[[], bool]) -> bool:
         """Send what is missing; whether the peer was asked at all. Errors: Unavailable."""
         ctx = self._new_context(delivery.owner)
-        study = _study(ctx, delivery.owner, delivery.study)
+        study = study_of(ctx, delivery.owner, delivery.study)
         with translated():
             if study is None or study.status != "available" or not may_send(ctx, study, destination):
                 self._deliveries.withdraw(delivery)
                 return False
-            if _disputed(ctx, study):
+            if disputed(ctx, study):
                 self._deliveries.hold(delivery, "its patient is in doubt", self._in(_HOLD))
                 return False
             there = self._deliveries.arrived(delivery)
@@ -191,7 +191,7 @@ class Sending:
             self._deliveries.postpone(delivery, reason, self._in(backoff(delivery.tries + 1)))
             return
         ctx = self._new_context(delivery.owner)
-        study = _study(ctx, delivery.owner, delivery.study)
+        study = study_of(ctx, delivery.owner, delivery.study)
         self._given_up(ctx, to, delivery, study, reason)
 
     def _given_up(self, ctx: Context, to: Destination, delivery: Delivery, study: Item | None, reason: str) -> None:
@@ -220,15 +220,18 @@ class Sending:
                     self._new_context(facility), to, ("outage", to.name, facility, str(since)), text, f"Organization/{facility}"
                 )
 
-    def _back(self, name: str) -> None:
-        before = self._destinations.outage(name)
-        if before is not None:
+    def back(self, name: str) -> None:
+        """A destination answers: what waited for that goes at once, and what people were told of is over."""
+        with translated():
+            before = self._destinations.outage(name)
+            if before is None:
+                return
             self._destinations.reached(name)
             if before.tries >= _OUTAGE:
                 self._deliveries.hurry(name, milliseconds(self._clock()))
-            if before.tries >= TRIES:
-                for facility in self._deliveries.owners(name):
-                    self._over(facility, ("outage", name, facility, str(before.since)))
+            facilities = self._deliveries.owners(name) if before.tries >= TRIES else []
+        for facility in facilities:
+            self._over(facility, ("outage", name, facility, str(before.since)))
 
     def _told(self, ctx: Context, to: Destination, which: tuple[str, ...], text: str, focus: str) -> None:
         """A Task for the facility, seen by who configured the destination; one for each time that it happens."""
@@ -293,29 +296,3 @@ _FIGURES = {
     "sent": "Studies that were sent whole",
     "failed": "Studies that the destination refused, or that were given up",
 }
-
-
-def agreed(ctx: Context, facility: str, destination: Destination) -> bool:
-    """Sending is a disclosure: by the facility itself, or by the centre as it agreed with the facility."""
-    if destination.owner == facility:
-        return True
-    return destination.owner == ctx.home and agreements.between(ctx, facility, ctx.home).terms.images_sent_on
-
-
-def may_send(ctx: Context, study: Item, destination: Destination) -> bool:
-    """Not where the patient forbids it either: whoever the system belongs to, if that is not known, is a stranger."""
-    patient = study.data.get("subject", {}).get("reference", "")
-    allowed = destination.sends and agreed(ctx, study.stored.owner, destination)
-    return allowed and patient not in ctx.withheld_from(destination.organization or "")
-
-
-def _study(ctx: Context, owner: str, uid: str) -> Item | None:
-    rows = work.items(ctx, (owner,), "ImagingStudy", ("identifier", f"urn:dicom:uid|urn:oid:{uid}"))
-    return rows[0] if rows else None
-
-
-def _disputed(ctx: Context, study: Item) -> bool:
-    """Whether somebody has yet to say whose it is."""
-    owner = study.stored.owner
-    found = work.items(ctx, (owner,), "Task", ("focus", study.reference), ("code", f"{coding.TASK_TYPE}|reconcile"))
-    return any(task.status in states.OPEN_TASK for task in found)

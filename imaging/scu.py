@@ -5,20 +5,19 @@ PS3.4 Annexes B and C: https://dicom.nema.org/medical/dicom/current/output/chtml
 
 from __future__ import annotations
 
-import logging
-import ssl
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 
+from imaging.associations import NO_ABSTRACT_SYNTAX, NothingTakenError, association
 from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
-from imaging.destinations import Destination, context
+from imaging.destinations import Destination
 from imaging.index import Stored
 from imaging.peers import (
     ALREADY_THERE,
@@ -36,36 +35,19 @@ from imaging.peers import (
     found,
 )
 
-# A file is sent from the disk, not from memory; nothing of a data set reaches a log.
-_config.STORE_SEND_CHUNKED_DATASET = True
-_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
-_config.LOG_HANDLER_LEVEL = "none"
-logging.getLogger("pynetdicom").propagate = False
-
 # PS3.4 C.3: the Study Root Query/Retrieve Information Model
 FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{last}" for last in "123")
-_CONNECT, _ANSWER = 10, 120  # seconds
-_PDU = 256 * 1024
 _CONTEXTS = 120  # PS3.8 9.3.2.2: an association has at most 128 presentation contexts
 _NATIVE = (EXPLICIT_LE, IMPLICIT_LE)
 _SYNTAXES = (EXPLICIT_LE, IMPLICIT_LE, *FRAME_MEDIA)
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 Table B.2-1: stored all the same
 _PENDING = (0xFF00, 0xFF01)
-_NO_CLASS = 3  # PS3.8 Table 9-18: abstract syntax not supported
 _AT_ONCE = 50
 _CHUNK = 1024**2
 # What studies are mostly made of, asked for where a peer does not tell: CT, MR, CR, DX, MG, US, NM, PT, XA, SC, SR, enhanced CT
 _USUAL = tuple(
     f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("2", "4", "1", "1.1", "1.2", "6.1", "20", "128", "12.1", "7", "88.22", "2.1")
 )
-
-
-class _NothingTakenError(Exception):
-    """The association was accepted, and none of its contexts. ``unknown``: the classes that the peer does not know."""
-
-    def __init__(self, unknown: set[str]) -> None:
-        super().__init__()
-        self.unknown = unknown
 
 
 class _NotAllError(Exception):
@@ -87,17 +69,17 @@ class Dimse:
         """PS3.4 Annex B. As it is stored, where the peer takes that; what is not compressed also in the other plain syntax."""
         for some in _by_contexts(rows):
             try:
-                with self._association([build_context(*pair) for pair in _proposed(some)]) as association:
-                    accepted = {_pair(c) for c in association.accepted_contexts}
-                    unknown = {str(c.abstract_syntax) for c in association.rejected_contexts if c.result == _NO_CLASS}
+                with association(self._to, [build_context(*pair) for pair in _proposed(some)]) as open_:
+                    accepted = {_pair(c) for c in open_.accepted_contexts}
+                    unknown = {str(c.abstract_syntax) for c in open_.rejected_contexts if c.result == NO_ABSTRACT_SYNTAX}
                     for row in some:
                         try:
                             with local(row) as path:
-                                reason = _sent(association, accepted, unknown, row, path)
+                                reason = _sent(open_, accepted, unknown, row, path)
                         except FileNotFoundError:
                             reason = LOST
                         yield row, reason
-            except _NothingTakenError as nothing:
+            except NothingTakenError as nothing:
                 for row in some:
                     yield row, NO_CLASS if row.sop_class in nothing.unknown else NO_SYNTAX
 
@@ -106,9 +88,9 @@ class Dimse:
     def studies(self, asked: Asked) -> list[Found]:
         keys = dict.fromkeys(STUDY_KEYS, "") | {"PatientID": asked.number, "PatientBirthDate": asked.born}
         try:
-            with self._association([build_context(FIND)]) as association:
-                return found(asked, _find(association, "STUDY", keys))
-        except _NothingTakenError:
+            with association(self._to, [build_context(FIND)]) as open_:
+                return found(asked, _find(open_, "STUDY", keys))
+        except NothingTakenError:
             raise Refused("The peer does not answer C-FIND.") from None
 
     # ------------------------------------------------------------ pulling
@@ -116,32 +98,32 @@ class Dimse:
     def retrieve(self, study: str, held: frozenset[str], taker: Taker) -> None:
         try:
             self._retrieve(study, held, taker)
-        except _NothingTakenError:
+        except NothingTakenError:
             raise Refused("The peer does not give anything.") from None
 
     def _retrieve(self, study: str, held: frozenset[str], taker: Taker) -> None:
         """All syntaxes at once; of peers that do not find the right one among them, each by itself."""
         got: set[str] = set()
         for syntaxes in (_SYNTAXES, *((one,) for one in _SYNTAXES)):
-            with self._association([build_context(model) for model in (FIND, GET, MOVE)]) as association:
-                offered = {str(c.abstract_syntax) for c in association.accepted_contexts}
-                wanted, classes = _wanted(association, study, held | got) if FIND in offered else ([_study(study)], set[str]())
+            with association(self._to, [build_context(model) for model in (FIND, GET, MOVE)]) as open_:
+                offered = {str(c.abstract_syntax) for c in open_.accepted_contexts}
+                wanted, classes = _wanted(open_, study, held | got) if FIND in offered else ([_study(study)], set[str]())
                 if GET not in offered:
-                    self._move(association, wanted, MOVE in offered, taker)
+                    self._move(open_, wanted, MOVE in offered, taker)
                     return
-            with suppress(_NotAllError, _NothingTakenError):
+            with suppress(_NotAllError, NothingTakenError):
                 if wanted:
                     self._get(wanted, classes, syntaxes, taker, got)
                 return
-        raise Unavailable("it did not send all")
+        raise Refused("The peer did not send all of a study.")
 
-    def _move(self, association: Any, wanted: list[Dataset], offered: bool, taker: Taker) -> None:
+    def _move(self, open_: Any, wanted: list[Dataset], offered: bool, taker: Taker) -> None:
         if not offered or not self._to.move_to:
             raise Refused("The peer gives nothing by C-GET, and is not told where to C-MOVE to.")
         taker.moved()
         try:
             for identifier in wanted:
-                for status, _ in association.send_c_move(identifier, self._to.move_to, MOVE):
+                for status, _ in open_.send_c_move(identifier, self._to.move_to, MOVE):
                     _checked(status)
         except _NotAllError:
             raise Unavailable("it did not send all") from None
@@ -168,42 +150,12 @@ class Dimse:
         pairs = [(class_, syntax) for class_ in sorted(classes) or _USUAL for syntax in some][: _CONTEXTS - 1]
         contexts = [build_context(GET), *(build_context(*pair) for pair in pairs)]
         roles = [build_role(class_, scp_role=True) for class_ in dict.fromkeys(class_ for class_, _ in pairs)]
-        with self._association(contexts, roles, [(evt.EVT_C_STORE, handle)]) as association:
+        with association(self._to, contexts, roles, [(evt.EVT_C_STORE, handle)]) as open_:
             for identifier in wanted:
-                for status, _ in association.send_c_get(identifier, GET):
+                for status, _ in open_.send_c_get(identifier, GET):
                     if raised:
                         raise raised[0]
                     _checked(status)
-
-    # ------------------------------------------------------------ associations
-
-    @contextmanager
-    def _association(
-        self, contexts: list[Any], roles: list[Any] | None = None, handlers: list[Any] | None = None
-    ) -> Iterator[Any]:
-        ae = AE(ae_title=self._to.calling)
-        ae.connection_timeout, ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = _CONNECT, _CONNECT, _ANSWER, _ANSWER
-        tls = (context(self._to), self._to.host) if self._to.tls else None
-        opened: list[Any] = []
-        hooks = [(evt.EVT_CONN_OPEN, opened.append), *(handlers or [])]
-        try:
-            association = ae.associate(self._to.host, self._to.port, contexts, self._to.called, _PDU, roles, None, tls, hooks)
-        except (OSError, ssl.SSLError, RuntimeError):
-            raise Unavailable("it cannot be reached") from None
-        try:
-            if not association.is_established and association.rejected_contexts:
-                rows = association.rejected_contexts
-                raise _NothingTakenError({str(c.abstract_syntax) for c in rows if c.result == _NO_CLASS})
-            if not association.is_established:  # of a refusal that is followed by an end at once the library sees the end alone
-                raise Unavailable("it refuses the association" if opened else "it cannot be reached")
-            yield association
-            with suppress(RuntimeError):
-                association.release()
-        except BaseException:
-            association.abort()
-            raise
-        finally:
-            _closed(association)
 
 
 def _proposed(rows: list[Stored]) -> list[tuple[str, str]]:
@@ -213,21 +165,16 @@ def _proposed(rows: list[Stored]) -> list[tuple[str, str]]:
     return [*stored, *sorted(other - stored.keys())]
 
 
-def _closed(association: Any) -> None:
-    """The library leaves the socket of a connection that failed to the garbage collector."""
-    if association.is_alive():
-        association.join(_CONNECT)
-    with suppress(OSError, AttributeError):
-        association.dul.socket.socket.close()
-
-
 def _by_contexts(rows: Iterable[Stored]) -> Iterator[list[Stored]]:
     """As many at once as an association has contexts for."""
     some: list[Stored] = []
+    pairs: dict[tuple[str, str], Stored] = {}
     for row in rows:
-        if some and len(_proposed([*{(r.sop_class, r.transfer_syntax): r for r in [*some, row]}.values()])) > _CONTEXTS:
+        pair = row.sop_class, row.transfer_syntax
+        if some and pair not in pairs and len(_proposed([*pairs.values(), row])) > _CONTEXTS:
             yield some
-            some = []
+            some, pairs = [], {}
+        pairs[pair] = row
         some.append(row)
     if some:
         yield some

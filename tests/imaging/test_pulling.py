@@ -17,7 +17,8 @@ from conftest import order, patient
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from test_stow import uid
 
-from fhirserver.pulling import TRIES, Bounds
+from fhirserver.fetching import Bounds
+from fhirserver.pulling import TRIES
 from imaging import stow as storing
 from imaging.destinations import Destination
 
@@ -58,7 +59,7 @@ def pacs(tmp_path_factory):
 def parts(server):
     installation = server.installation
     installation.database["dicom_destinations"].delete_many({})
-    installation.pulling.bounds = Bounds()
+    installation.pulling.parts.bounds = Bounds()
     return installation
 
 
@@ -573,7 +574,7 @@ def test_a_pacs_killed_in_the_middle_gives_the_rest_when_it_is_back(case, source
                 there.kill()
             return store(*arguments)
 
-        monkeypatch.setattr("fhirserver.pulling.stow.store", killing)
+        monkeypatch.setattr("fhirserver.fetching.stow.store", killing)
         case.worked()
         assert case.task(task)["status"] == "in-progress"
         came = len(uids(files).keys() & case.held().keys())
@@ -602,6 +603,57 @@ def test_a_source_that_cannot_be_reached_fails_after_some_tries(case, source, pa
     assert case.named() == []
 
 
+def test_what_came_is_named_though_the_source_does_not_give_the_rest(case, web_source, earlier, put_there, second, server):
+    first, rest = earlier(1, StudyDate="20220101"), earlier(6, StudyDate="20210101")
+    put_there(*first, *rest)
+    wire = Wire(second.port, 10**9, back=3 * 40_000)
+    try:
+        web_source(port=wire.port)
+        task = case.asked()
+        case.worked()
+        assert case.task(task)["status"] == "in-progress"
+        assert len(case.task(task)["output"]) == 1
+        assert case.named() == []
+        for _ in range(TRIES):
+            server.wait(hours=1)
+            case.worked()
+    finally:
+        wire.close()
+    done = case.task(task)
+    assert (done["status"], "cannot be asked" in done["statusReason"]["text"]) == ("completed", True)
+    [reference] = case.named()
+    study = case.hospital.get(reference).json()
+    assert study["identifier"][0]["value"] == f"urn:oid:{study_uid(first)}"
+    found = case.hospital.get(f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{study_uid(rest)}").json()
+    assert [e["resource"]["status"] for e in found.get("entry", [])] in ([], ["registered"])
+
+
+def test_a_study_that_the_source_does_not_give_does_not_hold_up_the_others(case, web_source, earlier, put_there, second):
+    gone, files = earlier(1, StudyDate="20220101"), earlier(1, StudyDate="20210101")
+    put_there(*gone, *files)
+    second.installation.index.instances.delete_many({"study": f"remote|{study_uid(gone)}"})
+    web_source()
+    task = case.asked()
+    case.worked()
+    done = case.task(task)
+    assert (done["status"], "does not have the study" in done["statusReason"]["text"]) == ("completed", True)
+    assert len(case.named()) == 1
+    assert uids(files).keys() <= case.held().keys()
+
+
+def test_for_an_order_that_ended_nothing_is_fetched(case, web_source, earlier, put_there):
+    files = earlier(1)
+    put_there(*files)
+    web_source()
+    task = case.asked()
+    current = case.hospital.get(f"ServiceRequest/{case.order}").json()
+    assert case.hospital.put(f"ServiceRequest/{case.order}", json=current | {"status": "revoked"}).status_code == 200
+    case.worked()
+    done = case.task(task)
+    assert (done["status"], done["statusReason"]["text"]) == ("failed", "The order is not active any more.")
+    assert not uids(files).keys() & case.held().keys()
+
+
 def test_what_is_not_there_in_time_fails(case, source, server):
     source(free_port())
     task = case.asked(due={"valueDateTime": (server.time.replace(microsecond=0)).isoformat()})
@@ -622,7 +674,7 @@ def test_what_is_not_there_in_time_fails(case, source, server):
 def test_what_a_task_may_fetch_is_bounded(case, web_source, earlier, put_there, parts, bounds, told):
     put_there(*earlier(2), *earlier(2))
     web_source()
-    parts.pulling.bounds = replace(Bounds(), **bounds)
+    parts.pulling.parts.bounds = replace(Bounds(), **bounds)
     task = case.asked()
     case.worked()
     done = case.task(task)

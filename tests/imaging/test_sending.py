@@ -167,7 +167,7 @@ def test_instances_that_come_later_are_sent_alone(parts, dimse, pacs, complete, 
     parts.sending.send("pacs")
     asked = []
     store = sending.Dimse.store
-    monkeypatch.setattr(sending.Dimse, "store", lambda self, rows, path: store(self, asked.extend(rows) or rows, path))
+    monkeypatch.setattr(sending.Dimse, "store", lambda self, rows, local: store(self, asked.extend(rows) or rows, local))
     complete(*files[2:])
     assert queued(parts) == [("pacs", "waiting")]
     parts.sending.send("pacs")
@@ -729,6 +729,39 @@ def test_of_two_installations_on_one_database_one_sends(server, parts, dimse, pa
     assert all(len(paths) == 1 for paths in kept.values())
     lines = list(parts.database["leases"].find({"_id": "sending pacs"}))
     assert len(lines) == 1
+    twin.sending.stop()
+
+
+@needs_dcmtk
+def test_an_installation_that_dies_in_the_middle_is_taken_over_from(server, parts, dimse, pacs, complete, ct, monkeypatch):
+    """It dies after the peer has answered an instance and before that is written down: that one is sent again, and no other."""
+    twin = create_app(server.settings, server.client[server.name], clock=server.now).state.installation
+    files = ct(6)
+    dimse(pacs.start().port)
+    complete(*files)
+    note, count = parts.deliveries.note, []
+
+    def dying(*arguments):
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        note(*arguments)
+
+    monkeypatch.setattr(parts.deliveries, "note", dying)
+    with pytest.raises(KeyboardInterrupt):
+        parts.sending.send("pacs")
+    asked = []
+    store = sending.Dimse.store
+    monkeypatch.setattr(sending.Dimse, "store", lambda self, rows, local: store(self, asked.extend(rows) or rows, local))
+    twin.sending.send("pacs")
+    assert asked == []  # the lease is the other's still
+    server.wait(seconds=61)
+    twin.sending.send("pacs")
+    assert queued(parts) == [("pacs", "sent")]
+    assert len(asked) == 3
+    kept = pacs.files()
+    assert kept.keys() == uids(files).keys()
+    assert all(data_set(kept[name][0]) == data_set(data) for name, data in uids(files).items())
     twin.sending.stop()
 
 
