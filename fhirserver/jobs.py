@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from fhirserver.errors import FHIRError
@@ -83,9 +83,15 @@ class Crew:
         finally:
             over.set()
             thread.join()
+            self._release(name)
 
     def _lease(self, name: str) -> bool:
         return self._store.registers.lease(f"{self._kind} {name}", self._holder, _LEASE)
+
+    def _release(self, name: str) -> None:
+        """Another process need not wait for its end."""
+        with suppress(FHIRError):
+            self._store.registers.lease(f"{self._kind} {name}", self._holder, 0)
 
     def _run(self, name: str, run: Callable[[], object]) -> None:
         try:
