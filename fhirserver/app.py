@@ -52,8 +52,7 @@ from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import dicomweb
-from imaging.blobs import Blobs
+from imaging import blobs, dicomweb
 from imaging.dicomweb import Archive
 from imaging.index import Index
 
@@ -96,7 +95,7 @@ class Installation:
         self.server = Server(self.auth, settings.base, self.grantable, self.note_event)
         self.launching = Launching(self.context)
         self.index = Index(database)
-        self.blobs = Blobs(settings.blob_dir)
+        self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
@@ -202,7 +201,7 @@ class Installation:
         return Records(self.launching.context, self.launching.choices, self.launching.accesses)
 
     def unavailable(self, error: Exception) -> bool:
-        return isinstance(error, (Unavailable, ConnectionFailure))
+        return isinstance(error, (Unavailable, ConnectionFailure, blobs.Away))
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
         touched = tuple(self._touched_study(owner, uid) for owner, uid in dict.fromkeys(rows))

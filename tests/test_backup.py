@@ -319,7 +319,7 @@ def test_images_that_were_there_before_stay_when_a_restore_fails(small, new, tmp
     with pytest.raises(RuntimeError, match="nothing was restored"):
         restore(restored.installation, str(archive(tmp_path / "broken.tar", members(small)[:-1])))
     assert documents(restored.client[restored.name]) == {}
-    assert restored.installation.blobs.path(kept).exists()
+    assert restored.installation.blobs.exists(kept)
 
 
 def test_an_empty_database_is_not_backed_up(new, tmp_path):
