@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -52,11 +52,15 @@ from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import blobs, dicomweb
+from imaging import blobs, dicomweb, keeping
 from imaging.dicomweb import Archive
 from imaging.index import Index
 
+log = logging.getLogger("fhirserver.app")
+
 Clock = Callable[[], datetime]
+
+_DAY = 86_400.0
 
 
 def now() -> datetime:
@@ -74,6 +78,7 @@ class Installation:
 
     def __init__(self, settings: Settings, database: Database[dict[str, Any]], clock: Clock = now) -> None:
         logging.getLogger("authlib").setLevel(logging.INFO)  # its debug lines hold tokens
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings hold values of patients' data sets
         self.settings = settings
         self.clock = clock
         self.database = database
@@ -113,6 +118,7 @@ class Installation:
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+                Job("orphans", 21_600.0, self._sweep_orphans),
                 Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
@@ -172,7 +178,30 @@ class Installation:
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
 
     def sweep_uploads(self) -> None:
-        self.blobs.sweep(time.time() - 86_400)
+        with self._images():
+            self.blobs.sweep(time.time() - _DAY)
+
+    def sweep_orphans(self, *, force: bool = False) -> list[blobs.Kept]:
+        """Files that no row names, when they are a day old. Errors: NotSweptError, where they seem to be something else."""
+        with translated(), self._images():
+            return keeping.sweep(self.index, self.blobs, time.time() - _DAY, self.derived_id("images"), force=force)
+
+    def _sweep_orphans(self) -> None:
+        try:
+            removed = self.sweep_orphans()
+        except keeping.NotSweptError as error:
+            log.warning("Images without a row: %s", error)
+            return
+        if removed:
+            log.info("Removed %d images' files that no row names", len(removed))
+
+    @contextmanager
+    def _images(self) -> Iterator[None]:
+        """Errors: Unavailable, where the store of the images is away."""
+        try:
+            yield
+        except blobs.Away as error:
+            raise Unavailable(str(error)) from None
 
     def announce_lapsing(self) -> None:
         """Of the privileges that each organisation gave, in the time that its policy names."""

@@ -21,6 +21,7 @@ HEAD = 4096
 _DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage
 _ENTRIES = 200_000  # of a ZIP
 _RATIO, _ALWAYS = 100, 1024**3  # a ZIP may unfold to so many times its size, or to so many bytes
+_UNREADABLE = (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, zlib.error)
 _UNPRINTABLE = re.compile("[^\\x20-\\x7e\\u00a0-\\ud7ff\\ue000-\\ufffd]+")
 
 
@@ -77,7 +78,7 @@ def files(paths: Iterable[Path], passed: Passed) -> Iterator[Found]:
                     yield from _unfolded(one, told.st_size)
                 else:
                     yield Found(one, told.st_size)
-            except (OSError, MediaError, zipfile.BadZipFile) as error:
+            except _UNREADABLE as error:
                 passed.unreadable.append((_UNPRINTABLE.sub("?", str(one)), _reason(error)))
 
 
@@ -115,20 +116,33 @@ def _unfolded(path: Path, size: int) -> Iterator[Found]:
             yield Found(path, entry.file_size, archive, entry)
 
 
+class Reader:
+    """A file's bytes, never more than its size. Errors: MediaError, and of nothing else."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except _UNREADABLE as error:
+            raise MediaError(_reason(error)) from None
+
+
 @contextmanager
-def opened(found: Found) -> Iterator[IO[bytes]]:
-    """Its bytes, never more than its size. Errors: MediaError."""
+def opened(found: Found) -> Iterator[Reader]:
+    """Error: MediaError."""
     try:
         if found.archive is None or found.entry is None:
-            with open(found.path, "rb") as file:
-                yield file
-            return
-        if found.entry.flag_bits & 1:
+            file: IO[bytes] = open(found.path, "rb")  # noqa: SIM115 - closed below
+        elif found.entry.flag_bits & 1:
             raise MediaError("it is encrypted")
-        with found.archive.open(found.entry) as file:
-            yield file
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+        else:
+            file = found.archive.open(found.entry)
+    except _UNREADABLE as error:
         raise MediaError(_reason(error)) from None
+    with file:
+        yield Reader(file)
 
 
 def _reason(error: Exception) -> str:
