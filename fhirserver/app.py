@@ -53,7 +53,7 @@ from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import blobs, dicomweb, keeping
-from imaging.dicomweb import Archive
+from imaging.archive import Archive
 from imaging.index import Index
 
 log = logging.getLogger("fhirserver.app")
@@ -263,7 +263,7 @@ class Installation:
             room=self.room.enough,
         )
 
-    def authenticate_images(self, header: str | None) -> Principal:
+    def authenticate_images(self, header: str | None, cookies: str | None) -> Principal:
         with translated():
             principal = bearer.authenticate(self.auth, header)
         self.restrictions.current()

@@ -1,0 +1,136 @@
+"""What every route of DICOMweb does alike: who asks, what may be seen, which forms are accepted; errors as JSON."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from auth.bearer import InvalidToken
+from auth.principal import ANONYMOUS, Principal
+from imaging import multipart, wado
+from imaging.archive import Archive
+from imaging.attributes import INSTANCE, SERIES, STUDY
+from imaging.dataset import is_uid
+from imaging.index import Row
+
+T = TypeVar("T")
+
+log = logging.getLogger("imaging.dicomweb")
+
+JSON = "application/dicom+json"
+SECURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "sandbox"}
+NO_ROOM = (507, "The server's disk is nearly full, so it only reads; try again later.")
+_STREAM_ABOVE = 8 * 1024 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LETTERS = {"qido": "s", "wado": "r", "stow": "c"}
+
+
+class Problem(Exception):
+    """An error on its way to the client."""
+
+    def __init__(self, status: int, text: str, **headers: str) -> None:
+        super().__init__(text)
+        self.status, self.text, self.headers = status, text, headers
+
+
+Handler = Callable[[Archive, Principal, Request], Awaitable[Response]]
+
+
+def guarded(archive: Archive, kind: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            principal = await run_in_threadpool(_principal, archive, request, kind)
+            return await handler(archive, principal, request)
+        except Problem as problem:
+            return _failed(problem)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:
+            if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:
+                return _failed(Problem(*NO_ROOM))
+            if archive.unavailable(error):
+                return _failed(Problem(503, "The database cannot be reached; try again.", **{"Retry-After": "2"}))
+            log.error("Unexpected %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            return _failed(Problem(500, "The server failed."))
+
+    return endpoint
+
+
+def _failed(problem: Problem) -> Response:
+    return Response(json.dumps({"message": problem.text}), problem.status, {**SECURE, **problem.headers}, "application/json")
+
+
+def _principal(archive: Archive, request: Request, kind: str) -> Principal:
+    try:
+        principal = archive.authenticate(request.headers.get("authorization"), request.headers.get("cookie"))
+    except InvalidToken:
+        raise Problem(
+            401,
+            "The access token is unknown or expired.",
+            **{"WWW-Authenticate": 'Bearer realm="dicomweb", error="invalid_token"'},
+        ) from None
+    if principal is ANONYMOUS:
+        raise Problem(401, "Send an access token.", **{"WWW-Authenticate": 'Bearer realm="dicomweb"'})
+    # Whose images they are is not known before they are read: to store some takes a scope for all.
+    allowed = principal.unconfined if kind == "stow" else principal.permits
+    if not allowed("ImagingStudy", _LETTERS[kind]):
+        raise Problem(
+            403,
+            f"The token has no scope for this: ImagingStudy.{_LETTERS[kind]} is needed.",
+            **{"WWW-Authenticate": 'Bearer realm="dicomweb", error="insufficient_scope"'},
+        )
+    return principal
+
+
+def json_wanted(request: Request) -> None:
+    """Errors: 406 where JSON is not among what is accepted."""
+    ranges = [r.media for r in wado.accepted(request.headers.get("accept", ""))]
+    if not any(media in (JSON, "application/json", "application/*", "*/*") for media in ranges):
+        raise Problem(406, f"This is given as {JSON}.")
+
+
+def acceptable(choose: Callable[[], Any]) -> Any:
+    try:
+        return choose()
+    except wado.NotAcceptableError as error:
+        raise Problem(406, str(error)) from None
+
+
+def found(
+    archive: Archive, principal: Principal, request: Request, look: Callable[..., list[T]]
+) -> tuple[str, tuple[str, ...], list[T]]:
+    """(owner, UIDs of the path, what is there). Errors: 404 for what is not there, or hidden."""
+    owner, uids = located(archive, principal, request)
+    rows = look(owner, *uids)
+    if not rows:
+        raise Problem(404, "There is nothing here.")
+    return owner, uids, rows
+
+
+def located(archive: Archive, principal: Principal, request: Request) -> tuple[str, tuple[str, ...]]:
+    """(owner, UIDs of the path): the caller's own copy of the study first, else one that they may see; 404 for none."""
+    uids = tuple(request.path_params[name] for name in (STUDY, SERIES, INSTANCE) if name in request.path_params)
+    copies = archive.index.copies(uids[0]) if all(is_uid(uid) for uid in uids) else []
+    seen = archive.see(principal, "r", [(row["owner"], row["uid"]) for row in copies]) if copies else set()
+    visible: list[Row] = [row for row in copies if (row["owner"], row["uid"]) in seen]
+    if not visible:
+        raise Problem(404, "There is nothing here.")
+    visible.sort(key=lambda row: (row["owner"] != principal.organization, -row.get("arrived", 0)))
+    return visible[0]["owner"], uids
+
+
+def multipart_response(parts: Iterable[tuple[str, bytes]], type_: str, size: int) -> Response:
+    boundary = multipart.new_boundary()
+    media = f'multipart/related; type="{type_}"; boundary={boundary}'
+    body = multipart.written(boundary, parts)
+    if size > _STREAM_ABOVE:
+        return StreamingResponse(body, 200, dict(SECURE), media)
+    return Response(b"".join(body), 200, dict(SECURE), media)
