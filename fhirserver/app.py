@@ -118,6 +118,7 @@ class Installation:
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+                Job("marks", 600.0, self.mark_images),
                 Job("orphans", 21_600.0, self._sweep_orphans),
                 Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
@@ -184,7 +185,11 @@ class Installation:
     def sweep_orphans(self, *, force: bool = False) -> list[blobs.Kept]:
         """Files that no row names, when they are a day old. Errors: NotSweptError, where they seem to be something else."""
         with translated(), self._images():
-            return keeping.sweep(self.index, self.blobs, time.time() - _DAY, self.derived_id("images"), force=force)
+            return keeping.sweep(self.index, self.blobs, time.time() - _DAY, force=force)
+
+    def mark_images(self) -> None:
+        with translated(), self._images():
+            keeping.mark(self.index, self.blobs)
 
     def _sweep_orphans(self) -> None:
         try:

@@ -166,12 +166,13 @@ def restore(installation: Installation, file: str) -> None:
         for path in notes:
             path.unlink(missing_ok=True)
         for kept in blobs.digests() if bare else ():
-            blobs.remove(kept.digest, math.inf)
+            while blobs.remove(kept.digest, math.inf):
+                pass
         if isinstance(error, Exception):
             raise RuntimeError(f"nothing was restored: {type(error).__name__}: {error}") from error
         raise
     if not bare:  # what came after the backup has no row any more, and is no orphan to be swept unasked
-        blobs.hand_over("restored")
+        blobs.mark("restored")
 
 
 def _load(installation: Installation, source: IO[bytes], notes: list[Path]) -> None:

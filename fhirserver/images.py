@@ -49,7 +49,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, opened: Opened)
     check = command("check-images", "read every image's file and name those that are damaged, missing or nobody's", _check)
     check.add_argument("--workers", type=int, default=4, metavar="N", help="files that are read at once (4)")
     sweep = command("sweep-images", "remove the files older than a day that no image is in", _sweep)
-    sweep.add_argument("--force", action="store_true", help="also where it looks as if the database were the wrong one")
+    sweep.add_argument(
+        "--force",
+        action="store_true",
+        help="the database is the right one, though it looks as if it were another, or an older state of it",
+    )
 
 
 Installed = Callable[[Settings], AbstractContextManager[Installation]]
@@ -106,6 +110,6 @@ def _sweep(options: argparse.Namespace, settings: Settings, installed: Installed
         try:
             removed = installation.sweep_orphans(force=options.force)
         except keeping.NotSweptError as error:
-            raise RuntimeError(f"{error}; if they are orphans: fhirserver sweep-images --force") from None
+            raise RuntimeError(f"{error}; if it is the right one, and current: fhirserver sweep-images --force") from None
     print(f"removed {len(removed):,} files, {sum(kept.size for kept in removed) / 1e6:,.1f} MB")
     return 0

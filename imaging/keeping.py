@@ -6,6 +6,8 @@ Nothing here knows a patient: rows are told by digest, owner and UIDs.
 from __future__ import annotations
 
 import hashlib
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ DAMAGED, MISSING, UNNAMED = "damaged", "missing", "unnamed"
 _PAGE = 500
 _TOGETHER = 500_000  # rows whose digests are in memory at once
 _FEW = 20
+_REMEMBERED = 30 * 86_400.0  # seconds
 _FIELDS = {"owner": 1, "study": 1, "series": 1, "uid": 1, "digest": 1, "size": 1}
 
 
@@ -102,16 +105,29 @@ def _short(digest: str) -> int:
     return int(digest[:15], 16)
 
 
-def sweep(index: Index, blobs: Blobs, older_than: float, installation: str, *, force: bool = False) -> list[Kept]:
+def mark(index: Index, blobs: Blobs, *, force: bool = False) -> bool:
+    """Write the same new mark to the database and beside the objects, if the database knows the mark that is there.
+
+    A database that was taken back to an earlier state, or is another one, does not: it has no rows of what came since.
+    """
+    marks, there = index.instances.database["dicom_marks"], blobs.marked()
+    if there is not None and not force and marks.find_one({"_id": there}) is None:
+        return False
+    now = time.time()
+    marks.insert_one({"_id": (new := uuid.uuid4().hex), "when": now})
+    blobs.mark(new)
+    marks.delete_many({"when": {"$lt": now - _REMEMBERED}, "_id": {"$nin": [there, new]}})
+    return True
+
+
+def sweep(index: Index, blobs: Blobs, older_than: float, *, force: bool = False) -> list[Kept]:
     """Remove the orphans; those that were removed.
 
-    Errors: NotSweptError where the objects are not this installation's, or were put under it by a restore, or where there are more
-    orphans than named objects: the database is likely the wrong one. ``force``: they are.
+    Errors: NotSweptError where the database is likely the wrong one: it does not know the mark beside the objects, or there are more
+    orphans than named objects. ``force``: it is the right one.
     """
-    if force:
-        blobs.hand_over(installation)
-    elif blobs.claim(installation) != installation:
-        raise NotSweptError("the images' bytes are of another installation, or of before a restore; nothing was removed")
+    if not mark(index, blobs, force=force):
+        raise NotSweptError("the database is another one than the images', or an older state of it; nothing was removed")
     orphans = list(unnamed(index, blobs, older_than))
     if not force and len(orphans) > max(_FEW, count(index)):
         raise NotSweptError(f"{len(orphans)} objects have no row, more than have one; nothing was removed")

@@ -115,12 +115,11 @@ class Blobs(ABC):
         """An orphan, unless it was kept since then; whether it was removed."""
 
     @abstractmethod
-    def claim(self, name: str) -> str:
-        """Whose these bytes are: ``name``, where nobody claimed them before."""
+    def marked(self) -> str | None:
+        """What ``mark`` wrote last. By it a database is known that is not the one which names these bytes, or is older."""
 
     @abstractmethod
-    def hand_over(self, name: str) -> None:
-        """From now on they are ``name``'s."""
+    def mark(self, text: str) -> None: ...
 
     def sweep(self, older_than: float) -> int:
         """Remove what uploads that were cut off left behind."""

@@ -65,11 +65,12 @@ class Disk(Blobs):
 
     def digests(self) -> Iterator[Kept]:
         for folder in (below for top in _folders(self.folder) for below in _folders(top)):
-            for entry in os.scandir(folder):
-                if is_digest(entry.name):
-                    with suppress(FileNotFoundError):
-                        told = entry.stat()
-                        yield Kept(entry.name, told.st_mtime, told.st_size)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if is_digest(entry.name):
+                        with suppress(FileNotFoundError):
+                            told = entry.stat()
+                            yield Kept(entry.name, told.st_mtime, told.st_size)
 
     def remove(self, digest: str, older_than: float) -> bool:
         path = self._path(digest)
@@ -81,13 +82,16 @@ class Disk(Blobs):
                 return True
         return False
 
-    def claim(self, name: str) -> str:
-        with suppress(FileExistsError), open(self.folder / "owner", "x") as file:
-            file.write(name)
-        return (self.folder / "owner").read_text()
+    def marked(self) -> str | None:
+        try:
+            return (self.folder / "mark").read_text()
+        except FileNotFoundError:
+            return None
 
-    def hand_over(self, name: str) -> None:
-        (self.folder / "owner").write_text(name)
+    def mark(self, text: str) -> None:
+        temporary = self.spool / f"mark-{text}"
+        temporary.write_text(text)
+        os.replace(temporary, self.folder / "mark")
 
 
 def _folders(folder: Path) -> list[Path]:

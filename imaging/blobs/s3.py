@@ -212,16 +212,15 @@ class S3(Blobs):
                 self._ask("delete_object", self._aside(aside.digest))
         return swept + len(stale)
 
-    def claim(self, name: str) -> str:
-        key = f"{self._prefix}owner"
+    def marked(self) -> str | None:
         try:
-            return str(self._ask("get_object", key)["Body"].read().decode())
+            with _answering():
+                return str(self._ask("get_object", f"{self._prefix}mark")["Body"].read().decode())
         except FileNotFoundError:
-            self.hand_over(name)
-            return name
+            return None
 
-    def hand_over(self, name: str) -> None:
-        self._ask("put_object", f"{self._prefix}owner", Body=name.encode())
+    def mark(self, text: str) -> None:
+        self._ask("put_object", f"{self._prefix}mark", Body=text.encode())
 
     # ------------------------------------------------------------ asking
 

@@ -255,11 +255,12 @@ def test_in_s3_what_was_set_aside_goes_a_day_later(blobs, monkeypatch, kind):
     assert not blobs.exists(digest)
 
 
-def test_the_first_who_claims_has_it_until_it_is_handed_over(blobs, setting):
-    assert blobs.claim("one") == "one"
-    assert opened(*setting).claim("two") == "one"
-    blobs.hand_over("two")
-    assert opened(*setting).claim("one") == "two"
+def test_a_mark_is_what_was_written_last_and_no_blob(blobs, setting):
+    assert blobs.marked() is None
+    blobs.mark("one")
+    blobs.mark("two")
+    assert opened(*setting).marked() == "two"
+    assert everything(blobs) == set()
 
 
 # ---------------------------------------------------------------- S3 alone

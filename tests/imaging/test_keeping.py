@@ -145,17 +145,38 @@ def test_a_large_archive_is_swept_a_part_at_a_time(archive, stored, monkeypatch)
     assert {kept.digest for kept in archive.sweep_orphans()} == old
 
 
-def test_files_of_another_installation_are_not_swept_unless_it_is_said(archive, stored, caplog):
+def test_where_the_database_is_an_older_state_nothing_is_swept_unless_it_is_said(archive, stored, caplog):
+    """Images that came after the state have no row any more, and are nobody's only to this database."""
     digest = orphan(archive)
     aged(archive, digest)
-    archive.blobs.hand_over("another")
-    with pytest.raises(NotSweptError, match="another installation"):
+    marks = archive.database["dicom_marks"]
+    archive.mark_images()
+    before = list(marks.find({}))
+    archive.mark_images()
+    marks.delete_many({})
+    marks.insert_many(before)  # as after a restore of yesterday's dump
+    mark = archive.blobs.marked()
+    archive.mark_images()
+    with pytest.raises(NotSweptError, match="older state"):
         archive.sweep_orphans()
     archive._sweep_orphans()
-    assert "another installation" in caplog.text
-    assert digest in there(archive)
+    assert "older state" in caplog.text
+    assert (archive.blobs.marked(), digest in there(archive)) == (mark, True)
     assert [kept.digest for kept in archive.sweep_orphans(force=True)] == [digest]
-    assert archive.sweep_orphans() == []  # they are this one's now
+    assert archive.sweep_orphans() == []
+
+
+def test_marks_are_forgotten_but_for_the_one_that_is_there(archive, stored):
+    archive.mark_images()
+    marks, there_ = archive.database["dicom_marks"], archive.blobs.marked()
+    marks.update_many({}, {"$set": {"when": 0}})
+    archive.mark_images()
+    assert {row["_id"] for row in marks.find({})} == {there_, archive.blobs.marked()}
+
+
+def test_the_sweep_and_the_marks_are_background_work(archive):
+    names = {thread.name for thread in archive.jobs._threads}
+    assert {"job-orphans", "job-marks", "job-uploads"} <= names
 
 
 def test_where_most_have_no_row_nothing_is_swept_unless_it_is_said(archive, stored):
@@ -169,13 +190,14 @@ def test_where_most_have_no_row_nothing_is_swept_unless_it_is_said(archive, stor
     assert {kept.digest for kept in archive.sweep_orphans(force=True)} == old
 
 
-@pytest.mark.parametrize("what", ["sweep_orphans", "sweep_uploads"])
+@pytest.mark.parametrize("what", ["sweep_orphans", "sweep_uploads", "mark_images"])
 def test_a_store_that_is_away_is_unavailable_and_tried_again(archive, monkeypatch, what):
     def away(*_):
         raise Away("away")
 
     monkeypatch.setattr(archive.blobs, "digests", away)
     monkeypatch.setattr(archive.blobs, "sweep", away)
+    monkeypatch.setattr(archive.blobs, "marked", away)
     with pytest.raises(Unavailable):
         getattr(archive, what)()
 
