@@ -141,6 +141,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+        self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
         self.trail.adopt()
         self._found_home()
@@ -168,6 +169,7 @@ class Installation:
         )
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
+        yield "fhirserver_images_up", "Whether the store of the images' bytes answers", "", [("", float(self._images_up()))]
         try:
             self.store.ping()
             progress = self.reindexing.progress()
@@ -199,6 +201,13 @@ class Installation:
             return
         if removed:
             log.info("Removed %d images' files that no row names", len(removed))
+
+    def _images_up(self) -> bool:
+        try:
+            self.blobs.marked()
+        except blobs.Away:
+            return False
+        return True
 
     @contextmanager
     def _images(self) -> Iterator[None]:

@@ -91,8 +91,12 @@ def _members(installation: Installation, done: Tally) -> Iterator[tuple[str, int
         wanted = array("Q", (short for short, _ in groupby(sorted(_short(row["digest"]) for row in rows))))
     there = bytearray(len(wanted))
     for kept in blobs.digests():
+        at = bisect_left(wanted, short := _short(kept.digest))
+        known = at < len(wanted) and wanted[at] == short
+        if kept.aside and not known:
+            continue
         with suppress(FileNotFoundError, Damaged), blobs.local(kept.digest) as path, open(path, "rb") as file:
-            if (at := bisect_left(wanted, short := _short(kept.digest))) < len(wanted) and wanted[at] == short:
+            if known:
                 there[at] = 1
             yield f"blobs/{kept.digest}", 1, file
     if lost := there.count(0):

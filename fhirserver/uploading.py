@@ -51,6 +51,7 @@ class Result:
     found: Found
     what: str
     reason: str = ""
+    study: str = ""  # to be noted in the audit
 
 
 class Local:
@@ -59,26 +60,28 @@ class Local:
     def __init__(self, installation: Installation, organization: str) -> None:
         self._installation = installation
         self._principal = Principal("fhirserver store", organization)
-        self._known, self._studies = set[str](), set[str]()
+        self._known = set[str]()
         installation.index.prepare()
         installation.refresh()
 
     def results(self, found: Iterable[Found]) -> Iterator[Result]:
         """Errors: Stopped."""
+        studies = set[str]()
         try:
             for _, result in parallel(self._result, found, 4):
-                if len(self._studies) >= 100:
-                    self._noted()
+                studies |= {result.study} - {""}
+                if len(studies) >= 100:
+                    self._note(studies)
                 yield result
         finally:
-            self._noted()
+            self._note(studies)
             self._installation.store_audit()
 
-    def _noted(self) -> None:
-        studies, self._studies = self._studies, set()
-        rows = [(self._principal.organization, uid) for uid in sorted(studies)]
-        if rows:
+    def _note(self, studies: set[str]) -> None:
+        if studies:
+            rows = [(self._principal.organization, uid) for uid in sorted(studies)]
             self._installation.note_images(self._principal, "stow", rows, "")
+            studies.clear()
 
     def _result(self, found: Found) -> Result:
         try:
@@ -114,9 +117,8 @@ class Local:
             return Result(found, REFUSED, stored.text)
         if not there or stored.study not in self._known:  # what was cut off before may not have been told
             self._known.add(stored.study)
-            self._studies.add(stored.study)
             installation.arrivals.arrived(self._principal, owner, stored.study)
-        return Result(found, THERE if there else STORED)
+        return Result(found, THERE if there else STORED, study=stored.study)
 
 
 def _passed(head: Head) -> str:

@@ -159,4 +159,5 @@ def check(
         if problem and index.instances.database[row.collection].find_one({"_id": row.id, "digest": row.digest}, {"_id": 1}):
             yield Finding(problem, row.digest, row)
     for kept in unnamed(index, blobs, younger):
-        yield Finding(UNNAMED, kept.digest)
+        if not kept.aside:
+            yield Finding(UNNAMED, kept.digest)

@@ -34,11 +34,12 @@ class Damaged(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is there: its digest, when it was last kept (seconds since 1970), its bytes."""
+    """What is there: its digest, when it was last kept (seconds since 1970), its bytes; ``aside``: it is about to be removed."""
 
     digest: str
     modified: float
     size: int
+    aside: bool = False
 
 
 class Incoming:

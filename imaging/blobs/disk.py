@@ -74,7 +74,7 @@ class Disk(Blobs):
 
     def remove(self, digest: str, older_than: float) -> bool:
         path = self._path(digest)
-        with suppress(FileNotFoundError), open(path, "r+b", buffering=0) as file:
+        with suppress(OSError), open(path, "r+b", buffering=0) as file:  # on a disk that cannot lock nothing is removed
             fcntl.flock(file, fcntl.LOCK_EX)  # who keeps the same bytes renews them before this, or finds them gone after
             held = os.fstat(file.fileno())
             if held.st_mtime < older_than and os.path.samestat(held, os.stat(path)):
@@ -102,7 +102,8 @@ def _renewed(path: Path, size: int) -> bool:
     """Whether the bytes are there: as young as new, and nobody removes them. Those of another size are damaged: not there."""
     try:
         with open(path, "rb", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_SH)
             told = os.fstat(file.fileno())
             if told.st_nlink == 0 or told.st_size != size:
                 return False

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import logging
 import os
 import time
 import uuid
@@ -27,6 +28,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from imaging.blobs import PIECE, Away, Blobs, Damaged, Incoming, Kept, Segments, is_digest, joined
 
 T = TypeVar("T")
+
+log = logging.getLogger("imaging.blobs")
 
 PART = 16 * 1024**2  # bytes; what is larger is uploaded in parts of this size
 CACHE = 8 * 1024**3  # bytes of files that decoders were given
@@ -260,7 +263,12 @@ class S3(Blobs):
         with _answering():
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
                 for row in page.get("Contents", ()):
-                    yield Kept(row["Key"].rpartition("/")[2], row["LastModified"].timestamp(), row["Size"])
+                    yield Kept(
+                        row["Key"].rpartition("/")[2],
+                        row["LastModified"].timestamp(),
+                        row["Size"],
+                        "/aside/" in f"/{row['Key']}",
+                    )
 
 
 @contextmanager
@@ -276,9 +284,14 @@ def _answering() -> Iterator[None]:
             raise Damaged("An image's object is shorter than it was.") from None
         if code in _FULL:
             raise OSError(errno.ENOSPC, "The store of the images is full.") from None
-        raise Away(f"The store of the images refuses: {code}") from None
+        raise _away(f"The store of the images refuses: {code}") from None
     except (BotoCoreError, ConnectionError) as error:
-        raise Away(f"The store of the images does not answer: {type(error).__name__}") from None
+        raise _away(f"The store of the images does not answer: {type(error).__name__}") from None
+
+
+def _away(text: str) -> Away:
+    log.warning(text)
+    return Away(text)
 
 
 def _coded(digest: bytes) -> str:

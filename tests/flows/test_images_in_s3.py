@@ -98,8 +98,10 @@ def test_the_command_finds_them_already_there_beside_the_server(parts, stored):
 
 def test_while_the_store_is_away_images_are_503_and_all_else_works(parts, caller, stored):
     wire, (fhir, dicomweb) = parts[2], caller
+    assert "fhirserver_images_up 1.0" in httpx.get(f"{parts[0].url}/metrics").text
     wire.cut()
     try:
+        assert "fhirserver_images_up 0.0" in httpx.get(f"{parts[0].url}/metrics").text
         data = FILES[0].read_bytes()
         for reply in (
             dicomweb.get(url(FILES[0]), headers=AS_STORED),
