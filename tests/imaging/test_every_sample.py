@@ -22,8 +22,7 @@ AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-sy
 # Files whose data sets have their UIDs and which are broken elsewhere, or in a form that is not taken
 BROKEN = {
     "MR_truncated.dcm": 0xC000,
-    "badVR.dcm": 0xC000,
-    "image_dfl.dcm": 0xC122,
+    "badVR.dcm": 0xA900,
     "meta_missing_tsyntax.dcm": 0xC000,
 }
 
