@@ -1,4 +1,5 @@
-"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | destination | route | deliveries | backup | restore | reindex``."""
+"""The command line: serve, demo, user, client, provider, token, keys, destination, route, deliveries, store, check-images,
+sweep-images, backup, restore, reindex."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, forwarding, logs, registration, running
+from fhirserver import __version__, backup, demo, forwarding, images, logs, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     registration.add_commands(commands, common, _database)
     forwarding.add_commands(commands, common, _database)
+    images.add_commands(commands, common, _database)
 
     backup_ = commands.add_parser("backup", parents=[common], help="write the database and the images into one file")
     backup_.add_argument("file", metavar="FILE", help="- is standard output")

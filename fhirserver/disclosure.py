@@ -5,11 +5,16 @@ Sending is a disclosure: by the facility itself, or as it agreed; and not where 
 
 from __future__ import annotations
 
-from fhirserver import agreements, work
+from fhirserver import agreements, reconciling, work
+from fhirserver.headers import birth_date
 from fhirserver.messages import Context
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
+from fhirserver.workflow.matching import Candidate, match
 from imaging.destinations import Destination
+from imaging.study import Study
+
+_WHOSE = (reconciling.PATIENT_MISMATCH, reconciling.PATIENT_CHANGED)
 
 
 def agreed(ctx: Context, facility: str, destination: Destination) -> bool:
@@ -35,4 +40,15 @@ def disputed(ctx: Context, study: Item) -> bool:
     """Whether somebody has yet to say whose it is."""
     owner = study.stored.owner
     found = work.items(ctx, (owner,), "Task", ("focus", study.reference), ("code", f"{coding.TASK_TYPE}|reconcile"))
-    return any(task.status in states.OPEN_TASK for task in found)
+    return any(task.status in states.OPEN_TASK and reconciling.reason_of(task.data) in _WHOSE for task in found)
+
+
+def misnamed(ctx: Context, study: Item, images: Study) -> bool:
+    """Whether people moved it to another patient than its files name: who gets the files would file them under the wrong one."""
+    number, born = images.attributes.get("PatientID", ""), birth_date(images)
+    patient = work.item(ctx, study.data.get("subject", {}).get("reference", ""))
+    if patient is None or not number:
+        return False
+    ids = frozenset(i["value"] for i in patient.data.get("identifier", ()) if "value" in i)
+    one = Candidate("", patient.reference, ids, patient.data.get("birthDate"))
+    return match(number, born, [one]).patient is None

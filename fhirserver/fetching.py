@@ -142,6 +142,8 @@ class Fetch:
                 self.parts.note(Line(who, audit.IMPORT, self.parts.clock(), "0", (touched,), operation=self.source.name))
         if there:
             self.there.append(taker.announced())
+        else:
+            self.problem = "The source gave nothing of a study."
         if taker.lost:
             self.problem = f"{taker.lost} instances could not be stored."
 
@@ -202,7 +204,7 @@ class _Taker:
         self.announced()
         parts, facility = self._fetch.parts, self._fetch.facility
         with translated():
-            if isinstance(stow.store(incoming, facility, parts.blobs, parts.index, self._study), dataset.Refused):
+            if not isinstance(stow.store(incoming, facility, parts.blobs, parts.index, self._study), stow.Kept):
                 self.lost += 1
 
     def announced(self) -> str:

@@ -12,14 +12,14 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from auth.principal import Principal
-from fhirserver import audit, metrics, priors, work
-from fhirserver.disclosure import agreed, disputed, may_send, study_of
+from fhirserver import audit, errors, metrics, priors, work
+from fhirserver.disclosure import agreed, disputed, may_send, misnamed, study_of
 from fhirserver.dispatch import retried
 from fhirserver.errors import FHIRError
 from fhirserver.interactions import put
@@ -31,7 +31,7 @@ from fhirserver.validation import Document, built
 from fhirserver.versions import EVERYTHING, Grant
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
-from imaging.blobs import Blobs
+from imaging.blobs import Away, Blobs
 from imaging.dataset import OUT_OF_RESOURCES
 from imaging.deliveries import Deliveries, Delivery
 from imaging.destinations import Destination, Destinations, Outage
@@ -128,6 +128,8 @@ class Sending:
             with translated():
                 self._out(destination, delivery, str(error))
             return False
+        except Away as error:  # nothing of ours can be read: it is tried again, and nobody's failure
+            raise errors.Unavailable(str(error)) from None
         except FHIRError:
             raise
         except Exception as error:  # ours: it does not hold up the others
@@ -149,6 +151,10 @@ class Sending:
         with translated():
             if study is None or study.status != "available" or not may_send(ctx, study, destination):
                 self._deliveries.withdraw(delivery)
+                return False
+            found = self._index.study(delivery.owner, delivery.study)
+            if found is not None and misnamed(ctx, study, found[0]):
+                self._given_up(ctx, destination, delivery, study, "its files name another patient than its record")
                 return False
             if disputed(ctx, study):
                 self._deliveries.hold(delivery, "its patient is in doubt", self._in(_HOLD))
@@ -182,7 +188,7 @@ class Sending:
         self._given_up(ctx, to, delivery, study, reason)
 
     def _local(self, row: Stored) -> AbstractContextManager[Path]:
-        return nullcontext(self._blobs.path(row.digest))
+        return self._blobs.local(row.digest)
 
     # ------------------------------------------------------------ when it fails
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import imaging.dataset  # noqa: F401  # isort: skip - before pydicom, which it keeps from loading codecs
 from pynetdicom import AE, _config, evt
 
 from imaging.destinations import Destination, context

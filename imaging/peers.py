@@ -17,7 +17,7 @@ STORED = 0
 # "Duplicate SOP Instance": what we send was sent before, and the answer was lost; 45070 is how Azure's service says it.
 ALREADY_THERE = frozenset({0x0111, 45070})
 NO_CLASS, NO_SYNTAX = 0x0122, 0xC122
-LOST = -1  # its file is not here
+LOST = -1  # its file is not here, or not whole
 
 
 class Unavailable(Exception):
@@ -68,7 +68,7 @@ class Taker(Protocol):
         """It is all there: it is kept or discarded."""
 
 
-# The file of an instance for as long as it is read. Error: FileNotFoundError.
+# The file of an instance for as long as it is read. Errors: FileNotFoundError, Damaged.
 Local = Callable[[Stored], AbstractContextManager[Path]]
 
 

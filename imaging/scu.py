@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import imaging.dataset  # noqa: F401  # isort: skip - before pydicom, which it keeps from loading codecs
 import pydicom
 from pydicom.dataset import Dataset
 from pynetdicom import build_context, build_role, evt
 
 from imaging.associations import NO_ABSTRACT_SYNTAX, NothingTakenError, association
 from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
+from imaging.blobs import Damaged
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
 from imaging.destinations import Destination
 from imaging.index import Stored
@@ -76,7 +78,7 @@ class Dimse:
                         try:
                             with local(row) as path:
                                 reason = _sent(open_, accepted, unknown, row, path)
-                        except FileNotFoundError:
+                        except (FileNotFoundError, Damaged):
                             reason = LOST
                         yield row, reason
             except NothingTakenError as nothing:

@@ -17,7 +17,7 @@ import httpx
 from auth.keys import client_assertion
 from imaging import multipart
 from imaging.attributes import BY_NAME
-from imaging.blobs import Incoming
+from imaging.blobs import Damaged, Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
 from imaging.destinations import Destination, context
 from imaging.index import Stored
@@ -65,11 +65,11 @@ class Web:
         """What became of each; None where several were refused together, or the file of one is not here."""
         try:
             return self._stow(rows, local)
-        except FileNotFoundError:
+        except (FileNotFoundError, Damaged):
             return {rows[0].uid: LOST} if len(rows) == 1 else None
 
     def _stow(self, rows: list[Stored], local: Local) -> dict[str, int] | None:
-        """Errors: Unavailable, FileNotFoundError."""
+        """Errors: Unavailable, FileNotFoundError, Damaged."""
         boundary = multipart.new_boundary()
         head, tail = f"--{boundary}\r\nContent-Type: {DICOM}\r\n\r\n".encode(), f"--{boundary}--\r\n".encode()
         size = sum(len(head) + row.size + 2 for row in rows) + len(tail)

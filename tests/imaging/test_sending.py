@@ -518,7 +518,7 @@ def test_what_a_peer_answers_to_a_stow_is_read(parts, tmp_path, status, body, to
     peer = ThreadingHTTPServer(("127.0.0.1", 0), Peer)
     threading.Thread(target=peer.serve_forever, daemon=True).start()
     (tmp_path / "file").write_bytes(b"bytes")
-    rows = [Stored("o", "1", "1.0", uid_, "1.2", "1.2.3", "d", 5, ()) for uid_ in ("1.1", "1.2")]
+    rows = [Stored("o", "1", "1.0", uid_, "1.2", "1.2.3", "d", 5, 1, (), {}) for uid_ in ("1.1", "1.2")]
     web = Web(Destination("x", "o", "dicomweb", url=f"http://127.0.0.1:{peer.server_port}", sends=True))
     try:
         if isinstance(told, str):
@@ -687,6 +687,24 @@ def test_a_study_whose_patient_is_in_doubt_is_held(server, parts, dimse, pacs, c
     [row] = parts.deliveries.waiting("pacs")
     assert row.reason == "its patient is in doubt"
     assert pacs.files() == {}
+
+
+def test_a_study_that_was_moved_to_another_patient_is_not_sent_under_its_old_name(parts, dimse, complete, ct, hospital):
+    """Its files name who it was of; who gets them would file them so."""
+    [data] = ct(1, PatientID="P-WAS")
+    dimse(free_port(), name="moved")
+    complete(data)
+    person = hospital.post("Patient", json=patient(identifier=[{"system": "urn:mrn", "value": "P-IS"}])).json()
+    uid_ = pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID
+    found = hospital.get(f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{uid_}").json()["entry"][0]["resource"]
+    moved = {name: value for name, value in found.items() if name != "basedOn"} | {
+        "subject": {"reference": f"Patient/{person['id']}"}
+    }
+    assert hospital.put(f"ImagingStudy/{found['id']}", json=moved).status_code == 200
+    parts.sending.send("moved")
+    assert queued(parts) == [("moved", "failed")]
+    [task] = [t for t in deliver_tasks(hospital) if "to moved" in t["description"]]
+    assert "its files name another patient than its record" in task["description"]
 
 
 @needs_dcmtk
