@@ -24,6 +24,7 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
+_LONG, _SHARE = 0.5, 10  # what takes so many seconds, a large study that still arrives, is done in one part of so many of the time
 
 
 class Arrivals:
@@ -79,13 +80,17 @@ class Arrivals:
         for owner, uid in quiet:
             self._tried(owner, uid, complete=True)
         for owner, uid in dirty:
-            if (owner, uid) not in quiet:
+            if (owner, uid) not in quiet and self._next.get((owner, uid), 0.0) < time.monotonic() + _AT_MOST_EVERY:
                 self._tried(owner, uid, complete=False)
 
     def _tried(self, owner: str, uid: str, *, complete: bool) -> None:
         """One study that cannot be brought up to date does not hold up the others."""
+        begun = time.monotonic()
         try:
             self.update(owner, uid, complete=complete)
+            if (taken := time.monotonic() - begun) > _LONG:
+                with self._lock:
+                    self._next[owner, uid] = time.monotonic() + _SHARE * taken
         except Unavailable:
             raise
         except Exception as error:  # the bytes are stored all the same; the next pass tries again

@@ -188,9 +188,22 @@ class Index:
     def find_series(self, study: str) -> list[Row]:
         return list(self.series.find({"study": study}))
 
-    def find_instances(self, series: str, *, whole: bool = False) -> list[Row]:
-        """``whole``: with their metadata."""
-        return list(self.instances.find({"series": series}, {"frames": 0, "bulk": 0} | ({} if whole else {"meta": 0})))
+    def find_instances(self, study: Row, series: str, *, whole: bool = False) -> list[Row]:
+        """In order. ``whole``: with their metadata; otherwise what is searched for, of the whole series in one read."""
+        if whole:
+            return sorted(self.instances.find({"series": series}, {"frames": 0, "bulk": 0}), key=_order)
+        id_, state = f"{series}|rows", {"revision": study.get("revision", 0)}
+        kept = self.kept.find_one({"_id": id_} | state)
+        if kept is not None:
+            known: list[Row] = json.loads(zlib.decompress(kept["rows"]))
+            return known
+        found = sorted(
+            self.instances.find({"series": series}, {"_id": 0, "uid": 1, "class": 1, "number": 1, "q": 1}), key=_order
+        )
+        packed = zlib.compress(json.dumps(found).encode(), 1)
+        if len(packed) < _MAX_KEPT:
+            self.kept.replace_one({"_id": id_}, {"_id": id_, **state, "rows": packed}, upsert=True)
+        return found
 
     def sample(self, study: str, series: str | None = None) -> dict[str, Any]:
         """The metadata of one instance of a study or series: what all of them say of the patient and the study."""
