@@ -73,7 +73,7 @@ def _rows(index: Index, collection: str) -> Iterator[Named]:
     page, filter_ = list[dict[str, Any]](), dict[str, Any]()
     while page := list(rows.find(filter_, _FIELDS).sort("_id", 1).limit(_PAGE)):
         for row in page:
-            study, series = (str(row.get(level) or "").rpartition("|")[2] for level in ("study", "series"))
+            _, study, series = f"{row.get('series') or row.get('study')}||".split("|")[:3]
             yield Named(
                 collection, row["_id"], str(row.get("owner", "")), study, series, str(row.get("uid", "")), row["digest"],
                 int(row.get("size", 0)),

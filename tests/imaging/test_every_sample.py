@@ -21,11 +21,10 @@ UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 MEANT = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 
-# Files whose data sets have their UIDs and which are broken elsewhere, or in a form that is not taken
+# Files whose data sets have their UIDs and which are broken elsewhere
 BROKEN = {
     "MR_truncated.dcm": 0xC000,
-    "badVR.dcm": 0xC000,
-    "image_dfl.dcm": 0xC122,
+    "badVR.dcm": 0xA900,
     "meta_missing_tsyntax.dcm": 0xC000,
 }
 
@@ -87,7 +86,7 @@ def clients(web, facilities):
 
 def sent(client, samples):
     boundary = multipart.new_boundary()
-    body = b"".join(multipart.written(boundary, (("application/dicom", one.data) for one in samples)))
+    body = b"".join(multipart.written(boundary, (("application/dicom", (one.data,)) for one in samples)))
     return client.post(
         "studies", content=body, headers={"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'}
     )

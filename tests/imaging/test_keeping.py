@@ -261,6 +261,20 @@ def test_each_damaged_missing_and_unnamed_file_is_named(archive, stored, capsys)
     assert digest in there(archive)
 
 
+def test_what_waits_for_a_decision_is_checked_too(archive, stored, stow, capsys):
+    [first, *_] = stored.values()
+    dataset = pydicom.dcmread(io.BytesIO(archive.blobs.read(first.digest)))
+    dataset.StudyDescription = "Corrected"
+    assert stow(written(dataset)).status_code == 202
+    [row] = archive.index.quarantine.find({})
+    path(archive, row["digest"]).unlink()
+    code, lines, _ = checked(archive, capsys)
+    archive.index.quarantine.delete_many({})
+    assert (code, lines[0]) == (
+        1, f"missing {row['digest']} owner=hospital study={first.study} series= instance={first.uid}"
+    )  # fmt: skip
+
+
 def test_what_cannot_be_read_is_damaged(archive, stored, capsys, monkeypatch):
     [row, *_] = stored.values()
     real = archive.blobs.chunks
