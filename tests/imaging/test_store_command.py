@@ -441,3 +441,20 @@ def test_a_server_and_its_token_belong_together(arguments, told, server):
     options = _parser().parse_args(["store", "x", *arguments])
     with pytest.raises(ValueError, match=told):
         options.run(options, server.settings)
+
+
+def test_a_token_may_come_from_standard_input_and_so_from_no_list_of_processes(server, tmp_path, monkeypatch, capsys):
+    given = []
+
+    class Recorder:
+        def __init__(self, url, token):
+            given.append((url, token))
+
+        def results(self, found):
+            return iter(())
+
+    monkeypatch.setattr(uploading, "Remote", Recorder)
+    monkeypatch.setattr("sys.stdin", io.StringIO("from-stdin\nmore\n"))
+    options = _parser().parse_args(["store", str(tmp_path), "--url", "http://x", "--token", "-"])
+    assert options.run(options, server.settings) == 0
+    assert given == [("http://x", "from-stdin")]
