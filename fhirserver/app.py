@@ -295,6 +295,10 @@ class Installation:
                 "code": "dicom-wado-rs",
             },
             "payloadType": [{"text": "DICOM"}],
+            # SMART Imaging Access: "works with … the same access tokens as this ImagingStudy endpoint"
+            "extension": [
+                {"url": "http://hl7.org/fhir/smart-app-launch/StructureDefinition/requires-access-token", "valueBoolean": True}
+            ],
             "address": f"{self.settings.base}/dicomweb",
         }
         request = Request("PUT", f"Endpoint/{home}-dicomweb", body=dumps(endpoint).encode())

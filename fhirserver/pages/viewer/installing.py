@@ -25,6 +25,9 @@ _LEFT_OUT = frozenset(
 )
 _SQUEEZED = frozenset({".js", ".css", ".wasm", ".svg", ".json", ".html", ".jsonc"})
 _SECONDS = 900
+# Its scripts look for each other at the root of the host; here they are below the path that they are served at, whatever that is.
+_AT_ROOT = b'__webpack_require__.p = "/";'
+_WHERE_SERVED = b'__webpack_require__.p = (self.location.pathname.match(/^.*?\\/ohif\\//) || ["/ohif/"])[0];'
 
 
 def folder(data: Path) -> Path:
@@ -112,6 +115,10 @@ def _wanted(member: tarfile.TarInfo) -> PurePosixPath | None:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".js":
+        content = content.replace(_AT_ROOT, _WHERE_SERVED)
+    elif path.suffix == ".css":
+        content = content.replace(b"url(/", b"url(")
     path.write_bytes(content)
     if path.suffix in _SQUEEZED and len(content) > 1024:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content, 6, mtime=0))

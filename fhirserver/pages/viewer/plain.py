@@ -24,6 +24,7 @@ PRESETS: dict[str, tuple[tuple[str, int, int], ...]] = {
     ),
 }
 _STORED = (("stored", 0, 0),)
+_MOST_FRAMES = 10_000  # a header may say anything
 Row = Mapping[str, Any]
 
 
@@ -95,7 +96,8 @@ def _series(rows: list[Row], place: int, archive: str) -> Series:
             continue
         uids = [quote(_text(row, tag), safe="") for tag in ("0020000D", "0020000E", "00080018")]
         path = "{}/studies/{}/series/{}/instances/{}".format(archive, *uids)
-        frames = max(1, int(_number(row, "00280008"))) if _text(row, "00280008") else 1
+        said = _number(row, "00280008")
+        frames = min(int(said), _MOST_FRAMES) if 1 <= said < float("inf") else 1
         label = _text(row, "00200013") or str(len(pictures) + 1)
         if frames == 1:
             pictures.append(Picture(path, label))
