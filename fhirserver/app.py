@@ -63,6 +63,8 @@ from imaging.attributes import INSTANCE
 from imaging.blobs import Blobs
 from imaging.index import Index
 
+log = logging.getLogger("fhirserver.app")
+
 Clock = Callable[[], datetime]
 
 
@@ -359,10 +361,13 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
     installation = Installation(settings, database, clock)
+    shown = installation.viewer()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(installation.prepare)
+        if not shown.dist.installed:
+            log.info("The image viewer is not installed (fhirserver viewer install): images open as plain pages")
         installation.jobs.start()
         gc.collect()
         gc.freeze()  # what is there at the start stays: the collector need not look at it at each of its rounds
@@ -382,7 +387,7 @@ def create_app(
     app.origins = installation.auth.clients.origins
     app.fhir = rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
-    viewer.install(app, pages, installation.viewer())
+    viewer.install(app, pages, shown)
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     return app

@@ -8,7 +8,7 @@ from importlib import resources
 FILES = {
     "CT": ("693_UNCI.dcm", "CT of the head"),
     "MR": ("MR_small.dcm", "MR of the spine"),
-    "CR": ("RG3_J2KI.dcm", "Chest radiograph"),
+    "CR": ("RG1_J2KI.dcm", "Chest radiograph"),
     "US": ("examples_ybr_color.dcm", "Ultrasound of the heart, cine"),
 }
 
