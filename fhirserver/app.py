@@ -274,7 +274,7 @@ class Installation:
     def _instances(self, principal: Principal, uid: str) -> list[dict[str, Any]]:
         """A study's, as a search for them tells them to this caller."""
         applied = self.restrictions.applied(principal, self.clock())
-        asked = qido.parse(INSTANCE, [("StudyInstanceUID", uid), ("includefield", "all")], {})
+        asked = qido.parse(INSTANCE, [("StudyInstanceUID", uid)], {})
         with translated():
             found, _ = qido.search(asked, self.index, lambda rows: self.arrivals.see(applied, "s", rows), "")
         return found

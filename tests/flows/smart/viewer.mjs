@@ -18,26 +18,26 @@ page.on("console", (message) => {
 const follow = (selector) => Promise.all([page.waitForNavigation(), page.click(selector)]);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-// The same picture twice in a row, and not one colour: the viewport has drawn.
+// Where a canvas or an image is, when the same picture was there three times in a row and is not one colour: it has been drawn.
 const drawn = async (selector) => {
-  let before = "";
-  for (let tries = 0; tries < 120; tries += 1) {
-    await pause(500);
-    const element = await page.$(selector);
-    if (!element) continue;
-    const found = await page.evaluate((one) => {
-      const canvas = one.tagName === "CANVAS" ? one : one.querySelector("canvas");
-      if (!canvas || !canvas.width) return "";
+  let before = "", times = 0;
+  for (let tries = 0; tries < 150; tries += 1) {
+    await pause(400);
+    const found = await page.evaluate((name) => {
+      const one = document.querySelector(name);
+      if (!one || (one.tagName === "IMG" ? !one.complete || !one.naturalWidth : !one.width)) return null;
       const small = document.createElement("canvas");
       small.width = small.height = 32;
       const context = small.getContext("2d");
-      context.drawImage(canvas, 0, 0, 32, 32);
-      const data = context.getImageData(0, 0, 32, 32).data;
-      const levels = new Set(data.filter((_, n) => n % 4 !== 3));
-      return levels.size > 8 ? Array.from(data).join() : "";
-    }, element);
-    if (found && found === before) return element;
-    before = found;
+      context.drawImage(one, 0, 0, 32, 32);
+      const data = Array.from(context.getImageData(0, 0, 32, 32).data);
+      const { x, y, width, height } = one.getBoundingClientRect();
+      return { box: { x, y, width, height }, data, levels: new Set(data.filter((_, n) => n % 4 !== 3)).size };
+    }, selector);
+    const now = found && found.levels > 8 ? JSON.stringify(found) : "";
+    times = now && now === before ? times + 1 : 0;
+    before = now;
+    if (times === 2) return found.box;
   }
   return null;
 };
@@ -50,14 +50,11 @@ const steps = {
   },
   async open({ path }) { await page.goto(`${setup.base}${path}`, { waitUntil: "load" }); },
   async size({ width, height, mobile }) { await page.setViewport({ width, height, isMobile: !!mobile, hasTouch: !!mobile }); },
-  async drawn({ selector, name, clean }) {
-    const element = await drawn(selector);
-    if (clean) await page.addStyleTag({ content: clean }).catch(() => {});
-    await pause(300);
-    await page.screenshot({ path: `${setup.out}/${name}-page.png` });
-    if (!element) return { drawn: false, text: await page.evaluate("document.body.innerText.slice(0, 2000)") };
-    await element.screenshot({ path: `${setup.out}/${name}.png` });
-    return { drawn: true, isolated: await page.evaluate("crossOriginIsolated") };
+  async drawn({ selector, name }) {
+    const box = await drawn(selector);
+    await page.screenshot({ path: `${setup.out}/${name}.png` });
+    const text = await page.evaluate("document.body.innerText.slice(0, 3000)");
+    return { drawn: !!box, box, text, isolated: await page.evaluate("crossOriginIsolated") };
   },
   async shot({ name, full, wait }) {
     await pause(wait || 500);
