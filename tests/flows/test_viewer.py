@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -80,10 +81,13 @@ def case(running: Running) -> dict[str, Any]:
     running.clients.append(http)
     found: dict[str, Any] = {"http": http, "token": token}
     for name, file in FILES.items():
-        content = Path(str(get_testdata_file(file, download=False))).read_bytes()
-        reply = http.post("/dicomweb/studies", content=content, headers={"Content-Type": "application/dicom"})
+        dataset, content = pydicom.dcmread(str(get_testdata_file(file, download=False))), io.BytesIO()
+        if name == "CR":  # the file says 0, which makes an image of no size
+            dataset.PixelSpacing = [0.2, 0.2]
+        dataset.save_as(content)
+        reply = http.post("/dicomweb/studies", content=content.getvalue(), headers={"Content-Type": "application/dicom"})
         assert reply.status_code == 200, reply.text
-        uid = pydicom.dcmread(str(get_testdata_file(file, download=False)), stop_before_pixels=True).StudyInstanceUID
+        uid = dataset.StudyInstanceUID
         [entry] = http.get(f"/fhir/ImagingStudy?identifier=urn:oid:{uid}").json()["entry"]
         found[name], found[f"{name}-uid"] = f"ImagingStudy/{entry['resource']['id']}", str(uid)
     return found
