@@ -13,6 +13,7 @@ CODE_SECONDS = 60
 IDLE_SECONDS = 1800
 LONGEST_SECONDS = 8 * 3600
 _NOTED_EVERY = 60  # seconds: how exactly it is known when a pass was used last
+_MOST = 50  # records that one pass is for: the last that were opened
 
 
 class KeptPasses:
@@ -30,10 +31,14 @@ class KeptPasses:
     def add(self, origin: str, records: Iterable[str]) -> str:
         """A new one, good also for what is open by the same origin: a browser keeps one cookie for all its windows. Its handle."""
         found: dict[str, datetime] = {}
-        for row in self._passes.find({"origin": origin}):
+        for row in self._passes.find({"origin": origin}).sort("expires", 1):
             found |= {one["what"]: one["until"] for one in open_(row)}
         until = after(LONGEST_SECONDS)
-        rows = [{"what": what, "until": when} for what, when in (found | dict.fromkeys(records, until)).items()]
+        new = dict.fromkeys(records, until)
+        rows = [
+            {"what": what, "until": when} for what, when in ({w: u for w, u in found.items() if w not in new} | new).items()
+        ]
+        rows = rows[-_MOST:]
         handle = fresh()
         self._passes.insert_one({"_id": digest(handle), "origin": origin, "records": rows, "used": now(), "expires": until})
         return handle

@@ -27,7 +27,7 @@ from fhirserver.pages.viewer import installing
 ROOT = Path(__file__).parents[2]
 NODE = Path(__file__).parent / "smart"
 # a head CT, a chest radiograph with an inverted scale, colour, a heart in 30 frames
-FILES = {"CT": "693_UNCI.dcm", "CR": "RG1_J2KI.dcm", "US": "US1_UNCI.dcm", "cine": "examples_ybr_color.dcm"}
+FILES = {"CT": "693_UNCR.dcm", "CR": "RG1_J2KI.dcm", "US": "US1_UNCI.dcm", "cine": "examples_ybr_color.dcm"}
 _SECONDS = 300
 CANVAS = ".cornerstone-canvas"
 

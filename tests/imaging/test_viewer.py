@@ -192,6 +192,15 @@ def test_a_second_window_does_not_close_the_first_and_nobody_elses_comes_along(s
     assert readable(server, handle(opened(again, case["third"])), case) == {"third"}
 
 
+def test_a_pass_is_for_the_last_few_that_were_opened(server, case, kept):
+    origin = "session:none"
+    for number in range(60):
+        server.auth.passes.add(origin, [f"ImagingStudy/{number}"])
+    held = server.auth.passes.add(origin, ["ImagingStudy/30"])
+    records = [one["what"] for one in server.auth.passes.get(held)["records"]]
+    assert records == [f"ImagingStudy/{number}" for number in (*(n for n in range(10, 60) if n != 30), 30)]
+
+
 # ---------------------------------------------------------------- what the cookie does not do
 
 
@@ -365,6 +374,25 @@ def test_an_app_gets_a_link_that_opens_the_study_in_a_browser_once(server, case,
     assert second.status_code == 404
     assert "This link was used already" in second.text
     assert "viewer=" not in str(second.headers)
+
+
+def test_to_look_whether_a_link_is_there_does_not_use_it_up(server, case, kept):
+    url = asked(server, server.token("hospital"), {"study": case["ct"]}).json()["url"]
+    head = TestClient(server.app, base_url=BASE, follow_redirects=False).head(url)
+    assert (head.status_code, "viewer=" in str(head.headers)) == (404, False)
+    assert came(server, url).status_code == 303
+
+
+def test_an_app_in_a_browser_asks_for_a_link_from_its_own_origin_alone(server, case):
+    server.auth.clients.add("web-app", "patient/*.rs", redirect_uris=("https://app.example/callback",))
+    server.auth.clients._origins = (0.0, frozenset())
+    told = {}
+    for origin in ("https://app.example", "https://elsewhere.example"):
+        reply = asked(server, server.token("hospital"), {"study": case["ct"]}, Origin=origin)
+        told[origin] = reply.headers.get("access-control-allow-origin"), reply.headers.get("access-control-allow-credentials")
+    assert told == {"https://app.example": ("https://app.example", None), "https://elsewhere.example": (None, None)}
+    page = TestClient(server.app, base_url=BASE).get("/viewer", headers={"Origin": "https://app.example"})
+    assert "access-control-allow-origin" not in page.headers
 
 
 def test_a_link_that_is_a_minute_old_or_made_up_opens_nothing(server, case, kept):

@@ -128,8 +128,8 @@ class Viewer:
         return self._passed(passes.add(passes.of_session(visit.session), records), where)
 
     def came(self, visit: Visit, code: str, _: str | None) -> Shown:
-        """``/viewer/<code>``: who was sent here by an app, once."""
-        found = self._parts.passes.redeem(code)
+        """``/viewer/<code>``: who was sent here by an app, once; not who only looks whether something is there."""
+        found = self._parts.passes.redeem(code) if visit.method == "GET" else None
         return self._passed(*found) if found else _told(visit, "viewer_code", 404)
 
     def code(self, header: str | None, body: bytes) -> Document:

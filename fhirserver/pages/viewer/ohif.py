@@ -161,4 +161,4 @@ def _asset(name: str, path: Path, squeezed: Path | None) -> Asset:
         return Asset(path, squeezed, media, {"Cache-Control": "public, max-age=31536000, immutable", **ISOLATED})
     with open(path, "rb") as file:
         etag = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    return Asset(path, squeezed, media, {"Cache-Control": "no-cache", "ETag": f'"{etag}"', **ISOLATED})
+    return Asset(path, squeezed, media, {"Cache-Control": "no-cache", "ETag": f'W/"{etag}"', **ISOLATED})
