@@ -34,7 +34,7 @@ from auth.store import AuthStore
 from fhirserver import agreements, health, replay, rest, scoped, timers, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch, retried
-from fhirserver.errors import InvalidToken, Unavailable
+from fhirserver.errors import Conflict, InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Reply, Request
@@ -57,10 +57,11 @@ from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import dicomweb, qido
+from imaging import dicomweb, qido, stow
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE
 from imaging.blobs import Blobs
+from imaging.decoding import Decoders
 from imaging.index import Index
 
 log = logging.getLogger("fhirserver.app")
@@ -106,6 +107,7 @@ class Installation:
         self.launching = Launching(self.context)
         self.index = Index(database)
         self.blobs = Blobs(settings.blob_dir)
+        self.decoders = Decoders()
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
@@ -155,6 +157,7 @@ class Installation:
 
     def close(self) -> None:
         self.jobs.stop()
+        self.decoders.close()
         self.store_audit()
 
     def store_audit(self) -> None:
@@ -233,6 +236,7 @@ class Installation:
         return Archive(
             blobs=self.blobs,
             index=self.index,
+            decoders=self.decoders,
             base=f"{self.settings.base}/dicomweb",
             max_request=self.settings.max_upload_bytes,
             max_part=self.settings.max_part_bytes,
@@ -288,23 +292,6 @@ class Installation:
             document = {"resourceType": "Organization", "id": home, "active": True, "name": self.settings.organization_name}
             request = Request("PUT", f"Organization/{home}", body=dumps(document).encode())
             dispatch(self.context(principal), request)
-        endpoint = {
-            "resourceType": "Endpoint",
-            "id": f"{home}-dicomweb",
-            "status": "active",
-            "connectionType": {
-                "system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
-                "code": "dicom-wado-rs",
-            },
-            "payloadType": [{"text": "DICOM"}],
-            # SMART Imaging Access: "works with … the same access tokens as this ImagingStudy endpoint"
-            "extension": [
-                {"url": "http://hl7.org/fhir/smart-app-launch/StructureDefinition/requires-access-token", "valueBoolean": True}
-            ],
-            "address": f"{self.settings.base}/dicomweb",
-        }
-        request = Request("PUT", f"Endpoint/{home}-dicomweb", body=dumps(endpoint).encode())
-        dispatch(self.context(principal), request)
         for template in templates():  # to begin with; a facility's own of the same URL goes before
             id_ = f"{home}-{template['url'].rpartition(':')[2]}"
             self.store.prepare("Questionnaire")
@@ -336,7 +323,17 @@ class Installation:
             note=self.trail.append,
             derived_id=self.derived_id,
             withheld_from=lambda organization: self.restrictions.withheld_from(organization, now),
+            take_from_quarantine=self.take_from_quarantine,
         )
+
+    def take_from_quarantine(self, owner: str, study: str, replace: bool) -> bool:
+        try:
+            with translated():
+                moved = stow.decided(owner, study, replace, self.blobs, self.index)
+                self.index.mark(owner, study, milliseconds(self.clock()))
+        except stow.PartlyResent:
+            raise Conflict("Not every image of the study was sent again for the other patient.") from None
+        return moved
 
     def derived_id(self, *parts: str) -> str:
         """The same each time, and not to be guessed without this installation's secret."""

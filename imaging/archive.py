@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from auth.principal import Principal
 from imaging.blobs import Blobs
+from imaging.decoding import Decoders
 from imaging.index import Index
 
 Studies = list[tuple[str, str]]  # (owner, StudyInstanceUID)
@@ -23,6 +24,7 @@ class Archive:
 
     blobs: Blobs
     index: Index
+    decoders: Decoders
     base: str
     max_request: int
     max_part: int

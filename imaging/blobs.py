@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PREAMBLE = 128
+CHUNK = 1024 * 1024
 
 
 class Incoming:
@@ -77,6 +80,23 @@ class Blobs:
             if segments is None:
                 return file.read()
             return b"".join(os.pread(file.fileno(), length, offset) for offset, length in segments)
+
+    def chunks(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The file, or its bytes from ``start`` up to ``end``, with no more than a chunk of it in memory."""
+        with open(self.path(digest), "rb") as file:
+            file.seek(start)
+            left = self.size(digest) - start if end is None else end - start
+            while left > 0 and (chunk := file.read(min(left, CHUNK))):
+                left -= len(chunk)
+                yield chunk
+
+    def size(self, digest: str) -> int:
+        return self.path(digest).stat().st_size
+
+    @contextmanager
+    def local(self, digest: str) -> Iterator[Path]:
+        """The file, for those who need one."""
+        yield self.path(digest)
 
     def sweep(self, older_than: float) -> int:
         """Remove what uploads that were cut off left behind."""
