@@ -34,7 +34,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "viewer_series": ("Series", "Serie"),
     "viewer_studies": ("Studies", "Badania"),
     "viewer_series_of": ("Series {number}", "Seria {number}"),
-    "viewer_images": ("{count} images", "obrazy: {count}"),
+    "viewer_images": ("images: {count}", "obrazy: {count}"),
     "viewer_previous": ("Previous image", "Poprzedni obraz"),
     "viewer_next": ("Next image", "Następny obraz"),
     "viewer_window": ("Window", "Okno"),
