@@ -75,10 +75,10 @@ def _environment(package: str) -> Environment:
 
 
 def render(
-    name: str, spoken: Language, package: str = "auth.pages", more: Mapping[str, tuple[str, str]] = _NONE, **values: Any
+    name: str, spoken: Language, package: str = "auth.pages", added: Mapping[str, tuple[str, str]] = _NONE, **values: Any
 ) -> str:
-    """A page as HTML: a template of this package or, with ``more`` words, of another one, which may extend those here."""
-    vocabulary = ChainMap(dict(more), words.WORDS)
+    """A page as HTML: a template of this package or, with words that are ``added``, of another one, which may extend those here."""
+    vocabulary = ChainMap(dict(added), words.WORDS)
     common = {"stylesheet": STYLESHEET_PATH, "lang": spoken.code, "languages": words.NAMES, "language": spoken}
     return _environment(package).get_template(f"{name}.html").render(say=_said(spoken, vocabulary), **common, **values)
 
