@@ -1,4 +1,5 @@
-"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | viewer | backup | restore | reindex``."""
+"""The command line: serve, demo, user, client, provider, token, keys, store, check-images, sweep-images, viewer, backup, restore,
+reindex."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, logs, registration, running
+from fhirserver import __version__, backup, demo, images, logs, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.pages.viewer import installing
 from fhirserver.settings import Settings
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_.set_defaults(run=_demo)
 
     registration.add_commands(commands, common, _database)
+    images.add_commands(commands, common, _database)
 
     viewer = commands.add_parser("viewer", help="the image viewer, OHIF").add_subparsers(required=True, metavar="COMMAND")
     install = viewer.add_parser(

@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,16 +57,17 @@ from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import dicomweb, qido, stow
+from imaging import blobs, dicomweb, keeping, qido, stow
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE
-from imaging.blobs import Blobs
 from imaging.decoding import Decoders
 from imaging.index import Index
 
 log = logging.getLogger("fhirserver.app")
 
 Clock = Callable[[], datetime]
+
+_DAY = 86_400.0
 
 
 def now() -> datetime:
@@ -84,6 +85,7 @@ class Installation:
 
     def __init__(self, settings: Settings, database: Database[dict[str, Any]], clock: Clock = now) -> None:
         logging.getLogger("authlib").setLevel(logging.INFO)  # its debug lines hold tokens
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings hold values of patients' data sets
         self.settings = settings
         self.clock = clock
         self.database = database
@@ -106,7 +108,7 @@ class Installation:
         self.passes = Passes(self.auth, settings.base.startswith("https://"))
         self.launching = Launching(self.context)
         self.index = Index(database)
-        self.blobs = Blobs(settings.blob_dir)
+        self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
         self.decoders = Decoders()
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
@@ -125,6 +127,8 @@ class Installation:
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+                Job("marks", 600.0, self.mark_images),
+                Job("orphans", 21_600.0, self._sweep_orphans),
                 Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
@@ -146,6 +150,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+        self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
         self.trail.adopt()
         self._found_home()
@@ -174,6 +179,7 @@ class Installation:
         )
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
+        yield "fhirserver_images_up", "Whether the store of the images' bytes answers", "", [("", float(self._images_up()))]
         try:
             self.store.ping()
             progress = self.reindexing.progress()
@@ -185,7 +191,41 @@ class Installation:
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
 
     def sweep_uploads(self) -> None:
-        self.blobs.sweep(time.time() - 86_400)
+        with self._images():
+            self.blobs.sweep(time.time() - _DAY)
+
+    def sweep_orphans(self, *, force: bool = False) -> list[blobs.Kept]:
+        """Files that no row names, when they are a day old. Errors: NotSweptError, where they seem to be something else."""
+        with translated(), self._images():
+            return keeping.sweep(self.index, self.blobs, time.time() - _DAY, force=force)
+
+    def mark_images(self) -> None:
+        with translated(), self._images():
+            keeping.mark(self.index, self.blobs)
+
+    def _sweep_orphans(self) -> None:
+        try:
+            removed = self.sweep_orphans()
+        except keeping.NotSweptError as error:
+            log.warning("Images without a row: %s", error)
+            return
+        if removed:
+            log.info("Removed %d images' files that no row names", len(removed))
+
+    def _images_up(self) -> bool:
+        try:
+            self.blobs.marked()
+        except blobs.Away:
+            return False
+        return True
+
+    @contextmanager
+    def _images(self) -> Iterator[None]:
+        """Errors: Unavailable, where the store of the images is away."""
+        try:
+            yield
+        except blobs.Away as error:
+            raise Unavailable(str(error)) from None
 
     def announce_lapsing(self) -> None:
         """Of the privileges that each organisation gave, in the time that its policy names."""
@@ -214,7 +254,7 @@ class Installation:
         return Records(self.launching.context, self.launching.choices, self.launching.accesses)
 
     def unavailable(self, error: Exception) -> bool:
-        return isinstance(error, (Unavailable, ConnectionFailure))
+        return isinstance(error, (Unavailable, ConnectionFailure, blobs.Away))
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
         touched = tuple(self._touched_study(owner, uid) for owner, uid in dict.fromkeys(rows))

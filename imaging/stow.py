@@ -71,13 +71,24 @@ class Outcome:
         return {instance.study for instance in self.stored} | {one.study for one in self.aside}
 
 
-def store(incoming: Incoming, owner: str, blobs: Blobs, index: Index, study: str | None, charset: str | None = None) -> Result:
+def store(
+    incoming: Incoming,
+    owner: str,
+    blobs: Blobs,
+    index: Index,
+    study: str | None,
+    named: tuple[str, str] | None = None,
+    charset: str | None = None,
+) -> Result:
     """One received part. The file is durable before its row is written.
 
-    ``study``: the one that the URL names. ``charset``: of a data set that names none, by its source.
+    ``study``: the one that the URL names. ``named``: the class and instance that the request names. ``charset``: of a data set
+    that names none, by its source.
     """
     try:
         instance = dataset.parse(incoming.path, charset)
+        if named is not None and named != (instance.sop_class, instance.uid):
+            raise Refused(DATA_SET_MISMATCH, "The data set is not the instance that the request names.", *named)
         if study is not None and instance.study != study:
             raise Refused(DATA_SET_MISMATCH, "StudyInstanceUID is not that of the URL.", instance.sop_class, instance.uid)
     except Refused as refused:
