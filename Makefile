@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup run test check format bench conformance test-tools r4-tables clean
+.PHONY: help setup run viewer test check format bench conformance test-tools r4-tables clean
 
 help: ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -18,7 +18,11 @@ $(STAMP): pyproject.toml
 	touch $@
 
 run: $(STAMP) ## start the server with demo data on http://127.0.0.1:8000
+	@if command -v npm >/dev/null; then $(BIN)/fhirserver viewer install || true; fi
 	$(BIN)/fhirserver demo --serve
+
+viewer: $(STAMP) ## fetch the image viewer, OHIF, by npm; without it images open as plain pages
+	$(BIN)/fhirserver viewer install
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest

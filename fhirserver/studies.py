@@ -64,10 +64,13 @@ def _endpoint(ctx: Context, facility: str) -> str:
     """Where a facility's images are had: its own Endpoint, made when its first study arrives, and again when the server moves."""
     id_ = ctx.derived_id("Endpoint", facility, "dicomweb")
     stored = ctx.store.get("Endpoint", id_, owned_by(facility))
+    told: Document = loads(stored.json) if stored and not stored.deleted else {}
+    extension = [{"url": coding.REQUIRES_TOKEN, "valueBoolean": True}]
     address = f"{ctx.base.removesuffix('/fhir')}/dicomweb"
-    if stored is None or stored.deleted or loads(stored.json).get("address") != address:
+    if (told.get("address"), told.get("extension")) != (address, extension):
         document: Document = {
             "resourceType": "Endpoint",
+            "extension": extension,
             "status": "active",
             "connectionType": {"system": coding.CONNECTION_TYPE, "code": "dicom-wado-rs"},
             "managingOrganization": {"reference": f"Organization/{facility}"},

@@ -1143,6 +1143,33 @@ def test_images_are_answered_as_their_studies(world, caller):
             assert client.get(f"studies/{uid}").content == nowhere.content
 
 
+@callers(FEW)
+def test_a_viewer_is_opened_for_what_the_rules_allow_and_shows_that_alone(world, caller):
+    """By an app's one-time code; what the browser is given reads the study that it is for, as WADO and as QIDO."""
+    judge, client = world.judge(caller), world.client(caller, "viewer")
+    studies = {at(row.data, "identifier.value")[0].removeprefix("urn:oid:"): row for row in judge.oracle.of("ImagingStudy")}
+    nowhere = client.post("open", json={"study": f"ImagingStudy/{MISSING}"})
+    shown = 0
+    for uid, row in list(studies.items())[::2]:
+        reply = client.post("open", json={"study": row.reference})
+        if not judge.sees(row, "r"):
+            assert (reply.status_code, reply.content) == (nowhere.status_code, nowhere.content)
+            assert reply.status_code == (404 if judge.permits("ImagingStudy", "r") else 403)
+            continue
+        assert reply.status_code == 200, reply.text
+        if (shown := shown + 1) > 2:  # the first few are looked at
+            continue
+        browser = TestClient(world.network.server.app, base_url=BASE, follow_redirects=False)
+        browser.portal = world.portal
+        assert browser.get(reply.json()["url"]).status_code == 303
+        read = {one for one in studies if browser.get(f"/dicomweb/studies/{one}/metadata").status_code == 200}
+        found = {one["0020000D"]["Value"][0] for one in browser.get("/dicomweb/studies").json()}
+        # one token's windows share a pass: what was opened before stays open, as far as it may still be read
+        assert uid in read == found
+        assert len(read) <= shown
+        assert all(judge.sees(studies[one], "r") for one in read)
+
+
 # ---------------------------------------------------------------------------------------------------- peer review, drafts
 
 # everything that could tell of a resource without showing it; {0} is its reference
