@@ -308,7 +308,12 @@ DISPATCH = Operation(
     affects_state=True,
     inputs=(
         Parameter("destination", "code", 1, documentation="on-site | central | organization | practitioner"),
-        Parameter("target", "Reference", documentation="Organization or PractitionerRole, where destination is one"),
+        Parameter(
+            "target",
+            "Reference",
+            documentation="Organization or PractitionerRole, where destination is one",
+            targets=("Organization", "PractitionerRole"),
+        ),
         Parameter("readType", "code", documentation="preliminary | final | double | second-opinion"),
         Parameter("reportTemplate", "canonical", max="*", documentation="Questionnaire that the report must satisfy"),
         Parameter("reportLanguage", "code", documentation="BCP-47"),

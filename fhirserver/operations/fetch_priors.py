@@ -80,7 +80,13 @@ FETCH_PRIORS = Operation(
     title="Ask for priors to be released",
     affects_state=True,
     inputs=(
-        Parameter("source", "Reference", max="*", documentation="Organization; else those with the same national number"),
+        Parameter(
+            "source",
+            "Reference",
+            max="*",
+            documentation="Organization; else those with the same national number",
+            targets=("Organization",),
+        ),
         Parameter("due", "dateTime"),
     ),
     outputs=(Parameter("return", "Task", 1, "*", documentation="fetch-priors, one for each who is asked"),),

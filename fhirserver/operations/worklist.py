@@ -247,7 +247,7 @@ WORKLIST = Operation(
         Parameter("bodyRegion", "code", max="*"),
         Parameter("priority", "code", max="*"),
         Parameter("status", "code", max="*"),
-        Parameter("organization", "Reference", max="*", documentation="ordering facilities"),
+        Parameter("organization", "Reference", max="*", documentation="ordering facilities", targets=("Organization",)),
         Parameter("dueBefore", "dateTime"),
         Parameter("count", "integer", documentation="1 to 200, default 50"),
         Parameter("cursor", "string"),
