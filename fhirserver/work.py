@@ -205,6 +205,11 @@ def chain(ctx: Context, t0: Item) -> list[Item]:
     return found
 
 
+def is_preliminary(ctx: Context, t0: Item) -> bool:
+    """Whether a preliminary report is out and the final one is awaited, here or where it was passed on."""
+    return any(coding.business_status(one.data) == states.PRELIMINARY for one in chain(ctx, t0))
+
+
 def above(ctx: Context, t0: Item) -> list[Item]:
     """The coordination Task and those that it is part of; the facility's own is the last."""
     found = [t0]

@@ -1,0 +1,266 @@
+"""Task/[id]/$forward: each hop sees less, for a shorter time, and is told of in Provenance; what is taken back is gone for all.
+
+A hospital orders of the centre, which passes on to the far centre, which passes on to the third.
+"""
+
+from __future__ import annotations
+
+import pytest
+from conftest import assert_outcome, order
+from operations_conftest import READ_TYPE, REASON, answered, out, parameters
+from unchanged import unchanged
+from valid_calls import affiliated, agreed, centre_named
+
+TERMS = {"subcontracting": True, "countries": ["PL"], "retentionDays": 30}
+POLISH = {"address": [{"country": "PL"}]}
+
+
+def to(name: str) -> dict:
+    return {"reference": f"Organization/{name}"}
+
+
+def forward(client, task, name: str, **inputs):
+    body = parameters(organization=to(name), **({"reason": REASON} | inputs))
+    return client.post(f"Task/{task['id']}/$forward", json=body)
+
+
+def business(task) -> str:
+    return task["businessStatus"]["coding"][0]["code"]
+
+
+def read(client, path) -> dict:
+    reply = client.get(path)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+@pytest.fixture(scope="module")
+def far(network):
+    client = centre_named(network, "far", **POLISH)
+    affiliated(network, "centre", "far")
+    agreed(network, network.centre, "hospital", **TERMS)
+    for kind in ("Practitioner", "PractitionerRole"):
+        body = {
+            "resourceType": kind, "id": f"far-lena{'-hospital' if kind == 'PractitionerRole' else ''}",
+            **({"name": [{"family": "Lena"}], "qualification": [{"code": {"text": "licence"}}]} if kind == "Practitioner" else {}),
+            **({"practitioner": {"reference": "Practitioner/far-lena"}, "organization": to("hospital"),
+                "code": [{"coding": [{"system": READ_TYPE, "code": "final"}]}]} if kind == "PractitionerRole" else {}),
+        }  # fmt: skip
+        assert client.put(f"{kind}/{body['id']}", json=body).status_code == 201
+    return client
+
+
+@pytest.fixture(scope="module")
+def third(network, far):
+    client = centre_named(network, "third", **POLISH)
+    affiliated(network, "far", "third")
+    return client
+
+
+@pytest.fixture(scope="module")
+def lena(network, far):
+    return network.as_("far", scope="user/*.cruds", user="lena", roles=("reader",), practitioner="far-lena")
+
+
+@pytest.fixture
+def chained(network, far, third):
+    """(order, T0, the far centre's, the third's)"""
+    asked, t0 = network.dispatched()
+    first = forward(network.centre, t0, "far")
+    assert first.status_code == 200, first.text
+    second = forward(far, first.json(), "third")
+    assert second.status_code == 200, second.text
+    return asked, t0, first.json(), second.json()
+
+
+def test_the_other_centre_is_asked_and_the_facility_is_told(network, far):
+    asked, t0 = network.dispatched()
+    attempt = network.assigned(t0)
+    child = forward(network.centre, t0, "far").json()
+    assert (child["status"], child["requester"], child["owner"]) == ("requested", to("centre"), to("far"))
+    assert (child["partOf"], child["groupIdentifier"]) == ([{"reference": f"Task/{t0['id']}"}], t0["groupIdentifier"])
+    ended = network.get(f"Task/{attempt['id']}")
+    assert (ended["status"], ended["statusReason"]["coding"][0]["code"]) == ("cancelled", "forwarded")
+    assert business(network.get(f"Task/{t0['id']}")) == "forwarded"
+    told = read(network.hospital, "Communication?category=forwarded&_count=50")["entry"]
+    assert {"reference": f"ServiceRequest/{asked['id']}"} in [a for e in told for a in e["resource"]["about"]]
+    for path in (f"Task/{child['id']}", f"ServiceRequest/{asked['id']}", asked["subject"]["reference"]):
+        assert far.get(path).status_code == 200
+    assert far.get(f"ImagingStudy?basedon=ServiceRequest/{asked['id']}").json()["total"] == 1
+
+
+def test_on_whose_behalf_is_told_up_to_the_facility(network, chained):
+    *_, second = chained
+    proof = [e["resource"] for e in read(network.as_("far"), f"Provenance?target=Task/{second['id']}")["entry"]]
+    [made] = [p for p in proof if p["activity"]["coding"][0]["code"] == "forward"]
+    behalf = [(a["who"].get("reference"), a["onBehalfOf"]["reference"]) for a in made["agent"] if "reference" in a["who"]]
+    assert behalf == [("Organization/far", "Organization/centre"), ("Organization/centre", "Organization/hospital")]
+    assert made["reason"] == [REASON]
+
+
+def test_each_hop_sees_the_order_and_what_it_needs_and_nothing_else(network, chained, far, third):
+    asked, t0, first, second = chained
+    beside = network.hospital.post("ServiceRequest", json=order(asked["subject"]["reference"], note=[{"text": "x"}])).json()
+    for client in (far, third):
+        for path in (f"ServiceRequest/{asked['id']}", asked["subject"]["reference"]):
+            assert client.get(path).status_code == 200
+        assert client.get(f"ImagingStudy?basedon=ServiceRequest/{asked['id']}").json()["total"] == 1
+        assert_outcome(client.get(f"ServiceRequest/{beside['id']}"), 404, "not-found")
+        assert_outcome(client.get(f"Task/{t0['id']}"), 404, "not-found")  # the facility's with the centre
+    assert_outcome(third.get(f"Task/{first['id']}"), 404, "not-found")
+    assert third.get(f"Task/{second['id']}").status_code == 200
+    for client in (network.hospital, network.office):
+        assert_outcome(client.get(f"Task/{second['id']}"), 404, "not-found")
+
+
+def test_no_hop_sees_it_longer_than_the_one_before(network, far, third):
+    asked, t0 = network.dispatched()
+    first = forward(network.centre, t0, "far", accessUntil="2026-11-27T12:00:00Z").json()
+    second = forward(far, first, "third", accessUntil="2099-01-01").json()
+    path = f"ServiceRequest/{asked['id']}"
+    assert far.get(path).status_code == third.get(path).status_code == 200
+    before = network.server.time
+    network.server.wait(days=4)
+    for client, task in ((far, first), (third, second)):
+        for gone in (path, asked["subject"]["reference"], f"Task/{task['id']}"):
+            assert_outcome(client.get(gone), 404, "not-found")
+        assert client.get(f"ImagingStudy?basedon={path}").json()["total"] == 0
+    assert network.centre.get(path).status_code == 200
+    network.server.time = before
+
+
+def test_the_deadline_is_the_facilitys_and_may_only_be_shorter(network, far, third):
+    _, t0 = network.dispatched()
+    end = t0["restriction"]["period"]["end"]
+    with unchanged(network.server):
+        assert_outcome(forward(network.centre, t0, "far", due="2099-01-01"), 422, "business-rule")
+        assert_outcome(forward(network.centre, t0, "far", accessUntil="2020-01-01"), 422, "business-rule")
+    first = forward(network.centre, t0, "far", due="2026-11-25T06:00:00Z").json()
+    assert first["restriction"]["period"]["end"] == "2026-11-25T06:00:00Z"
+    assert_outcome(forward(far, first, "third", due=end), 422, "business-rule")
+    second = forward(far, first, "third").json()
+    assert second["restriction"] == first["restriction"]
+    assert network.get(f"Task/{t0['id']}")["restriction"]["period"]["end"] == end
+
+
+def test_what_is_wrong_with_passing_on_is_said_and_nothing_is_passed_on(network, far, third):
+    _, t0, attempt = network.started()
+    with unchanged(network.server):
+        assert_outcome(forward(network.centre, t0, "far"), 409, "lock-error")  # it is being read
+        assert_outcome(forward(network.hospital, t0, "far"), 403, "forbidden")
+        assert_outcome(forward(network.reader("anna"), t0, "far"), 403, "forbidden")
+        assert_outcome(forward(network.centre, attempt, "far"), 422, "business-rule")
+        assert_outcome(forward(network.centre, t0, "third"), 422, "business-rule")  # no affiliation
+        for name in ("centre", "hospital"):
+            assert_outcome(forward(network.centre, t0, name), 409, "conflict")  # a circle
+    _, t0 = network.dispatched()
+    first = forward(network.centre, t0, "far").json()
+    affiliated(network, "far", "centre")
+    with unchanged(network.server):
+        assert_outcome(forward(network.centre, t0, "far"), 409, "conflict")  # once
+        for name in ("centre", "hospital", "far"):
+            assert_outcome(forward(far, first, name), 409, "conflict")
+        assert_outcome(network.centre.post(f"Task/{t0['id']}/$assign", json=parameters(mode="auto")), 409, "conflict")
+
+
+def test_only_where_the_facility_allows_it_and_in_its_countries(network, far):
+    _, t0 = network.dispatched()
+    centre_named(network, "abroad", address=[{"country": "US"}])
+    affiliated(network, "centre", "abroad")
+    with unchanged(network.server):
+        refused = forward(network.centre, t0, "abroad")
+        issues = assert_outcome(refused, 422, "business-rule")
+        assert issues[0]["details"]["coding"][0]["code"] == "data-residency"
+    agreed(network, network.centre, "hospital", **TERMS | {"subcontracting": False})
+    with unchanged(network.server):
+        assert_outcome(forward(network.centre, t0, "far"), 403, "forbidden")
+    agreed(network, network.centre, "hospital", **TERMS)
+    assert forward(network.centre, t0, "far").status_code == 200
+
+
+def test_a_centre_that_cannot_be_reached_is_passed_nothing(network):
+    endpoint = {
+        "resourceType": "Endpoint", "id": "down-dicomweb", "status": "off", "address": "https://down.example",
+        "connectionType": {"code": "dicom-wado-rs"}, "payloadType": [{"text": "DICOM"}],
+    }  # fmt: skip
+    down = centre_named(network, "down", **POLISH)
+    assert down.put("Endpoint/down-dicomweb", json=endpoint).status_code == 201
+    centre_named(network, "down", **POLISH, endpoint=[{"reference": "Endpoint/down-dicomweb"}])
+    affiliated(network, "centre", "down")
+    _, t0 = network.dispatched()
+    with unchanged(network.server):
+        assert_outcome(forward(network.centre, t0, "down"), 422, "business-rule")
+
+
+def test_declined_it_is_the_asking_centres_again_and_what_was_shared_is_not(network, far):
+    asked, t0 = network.dispatched()
+    child = forward(network.centre, t0, "far").json()
+    declined = far.post(f"Task/{child['id']}/$respond", json=parameters(response="decline", reason=REASON))
+    assert declined.status_code == 200, declined.text
+    assert_outcome(far.get(f"ServiceRequest/{asked['id']}"), 404, "not-found")
+    assert business(network.get(f"Task/{t0['id']}")) == "ready-for-assignment"
+    assert network.assigned(t0)["status"] == "accepted"
+
+
+def test_it_is_read_there_and_the_report_goes_to_the_facility(network, far, lena):
+    asked, t0 = network.dispatched()
+    child = forward(network.centre, t0, "far").json()
+    assert far.post(f"Task/{child['id']}/$respond", json=parameters(response="accept")).status_code == 200
+    [attempt] = [e["resource"] for e in read(far, f"Task?part-of=Task/{child['id']}")["entry"]]
+    assert lena.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200
+    opened = out(lena.post(f"Task/{attempt['id']}/$start-report"))
+    said = answered(opened["draft"], findings="Clear.", impression="No bleeding.")
+    report = out(lena.post(f"DiagnosticReport/{opened['report']['id']}/$sign", json=parameters(attest=True, response=said)))[
+        "report"
+    ]
+    assert report["status"] == "final"
+    assert read(network.hospital, f"DiagnosticReport/{report['id']}")["conclusion"] == "No bleeding."
+    assert read(network.hospital, f"ServiceRequest/{asked['id']}")["status"] == "completed"
+    for task in (network.get(f"Task/{t0['id']}"), read(far, f"Task/{child['id']}")):
+        assert (task["status"], business(task)) == ("completed", "delivered")
+
+
+# ---------------------------------------------------------------- taken back in the middle
+
+
+def test_taken_back_by_the_facility_it_ends_at_every_hop(network, chained, far, third):
+    asked, t0, first, second = chained
+    current = read(network.hospital, f"ServiceRequest/{asked['id']}")
+    assert network.hospital.put(f"ServiceRequest/{asked['id']}", json=current | {"status": "revoked"}).status_code == 200
+    for client in (network.centre, far, third):
+        for path in (f"ServiceRequest/{asked['id']}", asked["subject"]["reference"]):
+            assert_outcome(client.get(path), 404, "not-found")
+        assert client.get(f"ImagingStudy?basedon=ServiceRequest/{asked['id']}").json()["total"] == 0
+    for client, task in ((network.centre, t0), (far, first), (third, second)):
+        assert read(client, f"Task/{task['id']}")["status"] == "cancelled"
+
+
+def test_taken_back_in_the_middle_the_hops_below_end_and_those_above_stay(network, chained, far, third):
+    asked, t0, first, second = chained
+    body = read(network.centre, f"Task/{first['id']}") | {"status": "cancelled"}
+    taken = network.centre.put(f"Task/{first['id']}", json=body)
+    assert taken.status_code == 200, taken.text
+    for client in (far, third):
+        assert_outcome(client.get(f"ServiceRequest/{asked['id']}"), 404, "not-found")
+        assert_outcome(client.get(asked["subject"]["reference"]), 404, "not-found")
+    assert network.centre.get(f"ServiceRequest/{asked['id']}").status_code == 200
+    assert read(third, f"Task/{second['id']}")["status"] == "cancelled"
+    assert business(network.get(f"Task/{t0['id']}")) == "ready-for-assignment"
+    assert network.assigned(t0)["status"] == "accepted"
+    with unchanged(network.server):
+        assert_outcome(third.post(f"Task/{second['id']}/$respond", json=parameters(response="accept")), 409, "conflict")
+
+
+def test_an_order_that_ends_takes_nothing_from_another_on_the_same_patient(network, chained, far, third):
+    asked, *_ = chained
+    other = network.hospital.post(
+        "ServiceRequest", json=order(asked["subject"]["reference"], reasonCode=[REASON], priority="urgent")
+    ).json()
+    t0 = network.dispatch(other, expectImages=True)
+    forward(far, forward(network.centre, t0, "far").json(), "third")
+    current = read(network.hospital, f"ServiceRequest/{asked['id']}")
+    assert network.hospital.put(f"ServiceRequest/{asked['id']}", json=current | {"status": "revoked"}).status_code == 200
+    for client in (network.centre, far, third):
+        assert_outcome(client.get(f"ServiceRequest/{asked['id']}"), 404, "not-found")
+        assert client.get(f"ServiceRequest/{other['id']}").status_code == 200
+        assert client.get(asked["subject"]["reference"]).status_code == 200
