@@ -168,10 +168,11 @@ def _hold(ctx: Context, task: Item, new: Document) -> Write:
 
 def waiting(ctx: Context, task: Item, document: Document) -> Write:
     t0 = work.coordination_of(ctx, task.data)
-    work.change(ctx, t0, businessStatus=coding.told(t0.data.get("businessStatus"), states.AWAITING_INFORMATION))
-    top = work.above(ctx, t0)[-1]  # whose clock it is, also where it was passed on
+    told = coding.told(t0.data.get("businessStatus"), states.AWAITING_INFORMATION)
+    changed = work.written(ctx, work.change(ctx, t0, businessStatus=told))
+    top = work.above(ctx, changed)[-1]  # whose clock it is, also where it was passed on
     if timing.pauses(ctx, top) and (stands := timing.paused(ctx, top.data)) != top.data:
-        work.change(ctx, Item(top.stored, stands))
+        work.save(ctx, top, stands | {"lastModified": work.timestamp(ctx.now)})
     return work.save(ctx, task, timing.timed(document, None))
 
 

@@ -5,6 +5,8 @@ A hospital orders of the centre, which passes on to the far centre, which passes
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 from conftest import assert_outcome, order
 from operations_conftest import READ_TYPE, REASON, answered, out, parameters
@@ -264,3 +266,91 @@ def test_an_order_that_ends_takes_nothing_from_another_on_the_same_patient(netwo
         assert_outcome(client.get(f"ServiceRequest/{asked['id']}"), 404, "not-found")
         assert client.get(f"ServiceRequest/{other['id']}").status_code == 200
         assert client.get(asked["subject"]["reference"]).status_code == 200
+
+
+# ---------------------------------------------------------------- what happens at the end reaches the top, and back
+
+
+@pytest.fixture
+def reading_there(network, far, lena):
+    """(order, T0, the far centre's, Lena's reading in progress there)"""
+    asked, t0 = network.dispatched()
+    child = forward(network.centre, t0, "far").json()
+    assert far.post(f"Task/{child['id']}/$respond", json=parameters(response="accept")).status_code == 200
+    [attempt] = [e["resource"] for e in read(far, f"Task?part-of=Task/{child['id']}")["entry"]]
+    started = lena.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True))
+    assert started.status_code == 200, started.text
+    return asked, t0, child, started.json()
+
+
+def test_who_passed_it_on_and_the_facility_see_that_it_is_being_read(network, far, reading_there):
+    _, t0, child, _ = reading_there
+    top = read(network.hospital, f"Task/{t0['id']}")
+    assert (top["status"], business(top)) == ("in-progress", "forwarded")
+    assert (read(far, f"Task/{child['id']}")["status"], business(read(far, f"Task/{child['id']}"))) == (
+        "in-progress",
+        "reading",
+    )
+
+
+def test_images_that_come_after_it_was_passed_on_make_it_ready_there_and_start_the_facilitys_clock(network, far, third):
+    asked = network.ordered()
+    t0 = network.dispatch(asked, expectImages=True)
+    first = forward(network.centre, t0, "far").json()
+    second = forward(far, first, "third").json()
+    assert business(second) == "awaiting-images"
+    network.images(asked)
+    for client, task in ((third, second), (network.hospital, t0)):
+        assert read(client, f"Task/{task['id']}")["restriction"]["period"]["end"]
+    assert business(read(third, f"Task/{second['id']}")) == "ready-for-assignment"
+    assert business(read(network.hospital, f"Task/{t0['id']}")) == "forwarded"
+    assert third.get(f"ImagingStudy?basedon=ServiceRequest/{asked['id']}").json()["total"] == 1
+
+
+def test_the_facilitys_clock_stands_while_the_hop_below_waits_for_its_answer(network, lena, reading_there):
+    asked, t0, _, attempt = reading_there
+    before = network.get(f"Task/{t0['id']}")["restriction"]["period"]["end"]
+    question = lena.post(f"Task/{attempt['id']}/$request-information", json=parameters(question="Since when?", blocking=True))
+    assert question.status_code == 200, question.text
+    network.server.wait(hours=2)
+    answer = {
+        "resourceType": "Communication",
+        "status": "completed",
+        "basedOn": [{"reference": f"CommunicationRequest/{question.json()['id']}"}],
+    }
+    assert network.hospital.post("Communication", json=answer | {"payload": [{"contentString": "Monday."}]}).status_code == 201
+    later = network.get(f"Task/{t0['id']}")["restriction"]["period"]["end"]
+    took = datetime.fromisoformat(later) - datetime.fromisoformat(before)
+    assert timedelta(hours=2) <= took < timedelta(hours=2, minutes=1)
+    assert read(lena, f"Task/{attempt['id']}")["status"] == "in-progress"
+    assert read(lena, f"Task/{attempt['id']}")["restriction"]["period"]["end"] == later
+    assert asked["id"]
+
+
+def test_who_passed_it_on_takes_it_back_also_while_it_is_read(network, far, lena, reading_there):
+    asked, t0, child, attempt = reading_there
+    body = network.get(f"Task/{child['id']}")
+    with unchanged(network.server):
+        assert_outcome(network.centre.put(f"Task/{child['id']}", json=body | {"status": "cancelled"}), 422, "business-rule")
+        assert_outcome(far.put(f"Task/{child['id']}", json=body | {"status": "failed"}), 403, "forbidden")
+    taken = network.centre.put(f"Task/{child['id']}", json=body | {"status": "failed"})
+    assert taken.status_code == 200, taken.text
+    assert read(far, f"Task/{attempt['id']}")["status"] == read(far, f"Task/{child['id']}")["status"] == "failed"
+    assert_outcome(lena.get(f"ServiceRequest/{asked['id']}"), 404, "not-found")
+    assert network.assigned(t0)["status"] == "accepted"
+
+
+def test_a_preliminary_report_of_a_hop_below_is_not_taken_back_silently(network, lena, reading_there):
+    asked, _, child, attempt = reading_there
+    opened = out(lena.post(f"Task/{attempt['id']}/$start-report"))
+    said = answered(opened["draft"], findings="f", impression="i")
+    path = f"DiagnosticReport/{opened['report']['id']}"
+    issued = lena.post(f"{path}/$publish-preliminary", json=parameters(response=said))
+    assert issued.status_code == 200, issued.text
+    assert read(network.hospital, path)["status"] == "preliminary"
+    current = read(network.hospital, f"ServiceRequest/{asked['id']}")
+    with unchanged(network.server):
+        revoked = network.hospital.put(f"ServiceRequest/{asked['id']}", json=current | {"status": "revoked"})
+        assert_outcome(revoked, 409, "conflict")
+        body = network.get(f"Task/{child['id']}") | {"status": "failed"}
+        assert_outcome(network.centre.put(f"Task/{child['id']}", json=body), 409, "conflict")
