@@ -11,6 +11,7 @@ from fhirserver.interactions import check_if_match, reply, update, written
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.claim import claim
 from fhirserver.operations.dispatch import task_create, unmade
+from fhirserver.operations.fetch_priors import answered
 from fhirserver.resources.consent import SIGNAL as CONSENTS
 from fhirserver.search.reference import relative
 from fhirserver.sharing import withdraw
@@ -31,6 +32,8 @@ def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -
     new = relative(parse_resource(request.body, "Task").data, ctx.base)
     if coding.EMERGENCY in coding.codes(current.data.get("code"), coding.TASK_TYPE):
         return _reviewed(ctx, request, type_, current, new)
+    if work.is_a(current.data, "fetch-priors"):
+        return answered(ctx, request, current, new)
     if not (work.is_coordination(current.data) or work.is_attempt(current.data)):
         if coding.codes(current.data.get("code"), coding.TASK_TYPE) & coding.ENDED_BY_OPERATIONS:
             check_if_match(request, current.stored)
