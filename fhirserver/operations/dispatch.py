@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from msgspec import structs
@@ -16,9 +17,9 @@ from fhirserver.interactions import check_if_match, create, put, update, written
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.search.reference import local, relative
 from fhirserver.sharing import share
-from fhirserver.validation import Document, Resource, built
+from fhirserver.validation import Document, Resource, built, loads
 from fhirserver.validation import parse as parse_resource
-from fhirserver.versions import Grant, Stored, Write
+from fhirserver.versions import EVERYTHING, Grant, Stored, Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.agreement import Agreement, LocalCode
@@ -262,10 +263,19 @@ def _coordination(
         **({"restriction": {"period": {"end": asked}}} if asked else {}),
     }
     clock = agreements.between(ctx, stored.owner, fulfiller).terms.clock
-    start = timing.moment_of(order["authoredOn"]) if clock == "ordered" and "authoredOn" in order else ctx.now
     if ready or clock != "complete":
-        return timing.started(ctx, document, stored.owner, fulfiller, min(start, ctx.now), asked)
+        start = _ordered(ctx, stored) if clock == "ordered" else ctx.now
+        return timing.started(ctx, document, stored.owner, fulfiller, start, asked)
     return document
+
+
+def _ordered(ctx: Context, order: Stored) -> datetime:
+    """When it came here, no draft any more: by our clock, whatever its own says (I8)."""
+    for version in range(1, order.version + 1):
+        row = ctx.store.vread("ServiceRequest", order.id, version, EVERYTHING)
+        if row is not None and loads(row.json).get("status") != "draft":
+            return timing.at(row.ts)
+    return ctx.now
 
 
 # ---------------------------------------------------------------- said in FHIR
