@@ -1,12 +1,13 @@
 """What is wrong with a call of an operation is said, by its declaration, and leaves every resource as it was.
 
-The tests of one operation run together, as the caller for whom the right call is done: it is, after them.
+The tests of one operation run together, as the caller for whom the right call is done: it is, by the last of them.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ class Sender:
         self.network, self.operation, self.valid = network, operation, valid
         self.client: TestClient = network.as_(**valid.who)
         self.path = path(operation, valid.on)
+        self.refusals = ExitStack()  # closed, it says whether they changed anything
 
     def rows(self, without: str = "", *more: dict[str, Any]) -> list[dict[str, Any]]:
         given = {name: value for name, value in self.valid.inputs.items() if name != without}
@@ -59,13 +61,11 @@ class Sender:
 
 @pytest.fixture(scope="module")
 def sender(request: pytest.FixtureRequest, network: Network) -> Iterator[Sender]:
-    """Each was refused for what was wrong with it, and for nothing else; and none changed anything."""
     operation = OURS[request.param]
     made = Sender(network, operation, CALLS[operation.id](network))
-    with unchanged(network.server):
+    with made.refusals as refusals:
+        refusals.enter_context(unchanged(network.server))
         yield made
-    done = made.send()
-    assert done.status_code == 200, done.text
 
 
 def of(chosen: Callable[[Operation], bool]) -> Any:
@@ -186,3 +186,29 @@ def test_nobody_and_who_has_no_scope_for_it_do_nothing(sender):
 def test_a_key_that_is_none_is_refused(sender):
     for key_ in ("", "two words", "x" * 256):
         assert_outcome(sender.send(**{"Idempotency-Key": key_}), 400, "invalid")
+
+
+@of(lambda _: True)
+def test_what_is_right_is_done_and_sent_again_done_once(sender):
+    """Each was refused for what was wrong with it and for nothing else. I10: a key is compared whole."""
+    sender.refusals.close()
+    named = {"Idempotency-Key": f"{sender.operation.id}.5"}
+    done = sender.send(**named)
+    assert done.status_code == 200, done.text
+    if sender.operation.affects_state:
+        with unchanged(sender.network.server):
+            again = sender.send(**named)
+            assert (again.status_code, again.content, again.headers.get("etag")) == (
+                200,
+                done.content,
+                done.headers.get("etag"),
+            )
+            other = sender.send("", {"name": "colour", "valueCode": "red"}, **named)
+            assert_outcome(other, 422, "business-rule")
+            assert "Idempotency-Key" in other.json()["issue"][0]["diagnostics"]
+            assert (
+                sender.send(
+                    "", {"name": "colour", "valueCode": "red"}, **{"Idempotency-Key": f"{sender.operation.id}.52"}
+                ).status_code
+                == 422
+            )
