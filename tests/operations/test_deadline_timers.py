@@ -256,17 +256,18 @@ def test_each_level_of_the_ladder_is_told_at_its_time_and_once(network):
 def test_two_processes_over_one_database_tell_each_level_once(network, server, tmp_path):
     """The timer is in the Task: whichever finds it acts on it as it is then."""
     settings = server.settings.model_copy(update={"data_dir": tmp_path})
-    installations = [server.installation, Installation(settings, server.client[server.name], server.now)]
+    other = Installation(settings, server.client[server.name], server.now)
     tasks = [network.dispatched(priority="stat")[1] for _ in range(3)]
     _, started, attempt = network.started()
     for minutes in (31, 18, 13):
         network.server.wait(minutes=minutes)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda one: one.timers.ring(), installations * 4))
+            list(pool.map(lambda one: one.timers.ring(), [server.installation, other] * 4))
     for t0 in tasks:
         assert levels(network, t0) == ["level 1).", "level 2).", "level 3)."]
     assert sorted(a["status"] for a in network.attempts(started)) == ["failed", "requested"], "a lease ends once too"
     assert network.get(f"Task/{attempt['id']}")["status"] == "failed"
+    other.store_audit()
 
 
 def test_a_dispatcher_tells_a_level_earlier_and_no_level_twice(network):
@@ -286,6 +287,22 @@ def test_a_dispatcher_tells_a_level_earlier_and_no_level_twice(network):
             assert_outcome(escalate(network.centre, t0, level=level), 409, "duplicate")
     assert escalate(network.centre, t0, level=3).status_code == 200
     assert levels(network, t0) == ["level 2).", "level 3)."]
+
+
+def test_escalated_it_is_given_to_who_has_not_had_it_and_not_while_it_is_read(network):
+    _, t0 = network.dispatched()
+    first = network.assigned(t0, "anna")
+    told = escalate(network.centre, t0, level=1, action=["reassign"])
+    assert told.status_code == 200, told.text
+    assert (business(told.json()), network.get(f"Task/{first['id']}")["status"]) == (["assigned", "sla-at-risk"], "cancelled")
+    [second] = [a for a in network.attempts(t0) if a["status"] == "accepted"]
+    assert second["owner"] == {"reference": "PractitionerRole/centre-bela-hospital"}
+    assert escalate(network.centre, t0, level=2, action=["reassign"]).status_code == 200
+    [third] = [a for a in network.attempts(t0) if a["status"] == "requested"]
+    assert third["owner"] == {"reference": "Organization/centre"}, "everybody has had it: the pool"
+    assert network.reader("anna").post(f"Task/{third['id']}/$claim", json=parameters(start=True)).status_code == 200
+    with unchanged(network.server):
+        assert_outcome(escalate(network.centre, t0, level=3, action=["reassign"]), 409, "lock-error")
 
 
 def test_the_facility_hears_of_it_from_the_second_level(network):

@@ -145,6 +145,21 @@ def test_the_deadline_is_the_facilitys_and_may_only_be_shorter(network, far, thi
     assert network.get(f"Task/{t0['id']}")["restriction"]["period"]["end"] == end
 
 
+def test_an_earlier_deadline_of_a_hop_stays_while_the_facilitys_is_later(network, far):
+    asked, t0 = network.dispatched()
+    first = forward(network.centre, t0, "far", due="2026-11-25T06:00:00Z").json()
+
+    def prioritized(priority: str) -> list[str]:
+        body = parameters(priority=priority, reason=REASON)
+        assert network.hospital.post(f"ServiceRequest/{asked['id']}/$prioritize", json=body).status_code == 200
+        return [network.get(f"Task/{one['id']}")["restriction"]["period"]["end"] for one in (t0, first)]
+
+    top, below = prioritized("routine")
+    assert (top > t0["restriction"]["period"]["end"], below) == (True, "2026-11-25T06:00:00Z")
+    top, below = prioritized("asap")
+    assert top == below < "2026-11-25T06:00:00Z"
+
+
 def test_what_is_wrong_with_passing_on_is_said_and_nothing_is_passed_on(network, far, third):
     _, t0, attempt = network.started()
     with unchanged(network.server):
