@@ -160,9 +160,10 @@ def _facts(
 
 
 def _is_a_child(ctx: Context, order: Document) -> bool:
+    """Younger than 18 today; of a birth date that is not precise, surely so."""
     patient = work.item(ctx, order["subject"]["reference"])
     born = str(patient.data.get("birthDate", "")) if patient else ""
-    return bool(born) and ctx.now.year - int(born[:4]) < 18
+    return born > f"{ctx.now.year - 18:04}-{ctx.now:%m-%d}"[: len(born)]
 
 
 def _reachable(ctx: Context, order: Item, fulfiller: str, agreed: Agreement, priority: str) -> None:

@@ -31,7 +31,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         raise BusinessRule("source is an Organization of this network.", "Parameters.parameter")
     shown, asking = priors.elsewhere(ctx, patient)
     holders = dict.fromkeys(owner for _, owner in (*asking, *shown) if not named or owner in named)
-    sources = list(holders) or named
+    placer = order.stored.owner == ctx.principal.organization
+    sources = list(holders) or (named if placer else [])  # whom else a patient's number is told is the facility's to say
     if not sources:
         raise BusinessRule("No other facility is known to have earlier studies; name one as source.", "Parameters.parameter")
     open_ = work.items(

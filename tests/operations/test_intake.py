@@ -128,3 +128,21 @@ def test_a_facilitys_own_words_and_codes_are_understood(network):
         assert told(t0, "region") == ["head"]
         assert told(t0, "report-template") == ["urn:fhirserver:Questionnaire:head-ct"]
         assert told(t0, "report-language") == ["pl"]
+
+
+@pytest.mark.parametrize(
+    ("born", "child"),
+    [
+        ("2008-11-25", True),
+        ("2008-11-24", False),
+        ("2008-12", True),
+        ("2008-11", False),
+        ("2008", False),
+        ("2015", True),
+        (None, False),
+    ],
+)
+def test_those_under_eighteen_go_to_paediatric_readers_before_others(network, born, child):
+    person = network.hospital.post("Patient", json=patient(**({"birthDate": born} if born else {}))).json()
+    asked = network.hospital.post("ServiceRequest", json=order(f"Patient/{person['id']}", reasonCode=[REASON])).json()
+    assert (told(dispatch(network.hospital, asked).json(), "specialty") == ["paediatric-radiology"]) == child

@@ -199,6 +199,10 @@ def test_what_is_wrong_with_asking_is_said(network, asked_for):
     with unchanged(network.server):
         assert_outcome(fetch(network.hospital, lonely), 422, "business-rule")  # nobody is known to have any
         assert_outcome(fetch(network.office, lonely), 404, "not-found")
+    read = ordered(network.hospital, person(network.hospital, "70050510006"))
+    network.dispatch(read)
+    with unchanged(network.server):  # the centre tells nobody a patient's number who is not known to have that patient
+        assert_outcome(fetch(network.reader("anna"), read, source=[{"reference": "Organization/centre"}]), 422, "business-rule")
     current = network.hospital.get(f"ServiceRequest/{lonely['id']}").json()
     assert network.hospital.put(f"ServiceRequest/{lonely['id']}", json=current | {"status": "on-hold"}).status_code == 200
     with unchanged(network.server):
