@@ -33,7 +33,7 @@ def read(client, path) -> dict:
 def far(network):
     client = centre_named(network, "far", **POLISH)
     affiliated(network, "centre", "far")
-    agreed(network, network.centre, "hospital", **TERMS)
+    agreed(network.centre, "hospital", **TERMS)
     for kind in ("Practitioner", "PractitionerRole"):
         body = {
             "resourceType": kind, "id": f"far-lena{'-hospital' if kind == 'PractitionerRole' else ''}",

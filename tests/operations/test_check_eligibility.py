@@ -47,7 +47,7 @@ def test_by_facility_modality_and_kind_of_read(network, name, inputs, eligible, 
 
 
 def test_the_facilitys_country_asks_for_a_licence_there(network):
-    agreed(network, network.centre, "office", jurisdiction="PL")
+    agreed(network.centre, "office", jurisdiction="PL")
     person, role = reader_rows("gert", facility="office")
     abroad = {"url": "urn:fhirserver:StructureDefinition:jurisdiction", "valueCode": "DE"}
     person["qualification"][0]["extension"] = [abroad]

@@ -47,8 +47,8 @@ def clock(network):
 @pytest.fixture
 def terms(network):
     """What the hospital has agreed with the centre, for this test."""
-    yield lambda **terms: agreed(network, network.centre, "hospital", **terms)
-    agreed(network, network.centre, "hospital")
+    yield lambda **terms: agreed(network.centre, "hospital", **terms)
+    agreed(network.centre, "hospital")
 
 
 # ---------------------------------------------------------------- when it is due

@@ -125,10 +125,10 @@ def test_only_where_the_facility_allows_it_and_in_its_countries(network, far):
         refused = forward(network.centre, t0, "abroad")
         issues = assert_outcome(refused, 422, "business-rule")
         assert issues[0]["details"]["coding"][0]["code"] == "data-residency"
-    agreed(network, network.centre, "hospital", **TERMS | {"subcontracting": False})
+    agreed(network.centre, "hospital", **TERMS | {"subcontracting": False})
     with unchanged(network.server):
         assert_outcome(forward(network.centre, t0, "far"), 403, "forbidden")
-    agreed(network, network.centre, "hospital", **TERMS)
+    agreed(network.centre, "hospital", **TERMS)
     assert forward(network.centre, t0, "far").status_code == 200
 
 

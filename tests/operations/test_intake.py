@@ -102,7 +102,7 @@ def test_what_cannot_wait_needs_a_telephone_at_which_somebody_answers(network, p
 
 def test_a_staffed_number_in_the_agreement_is_enough(network):
     quiet = centre_named(network, "quiet")
-    agreed(network, quiet, "quiet", dutyPhone="+48 22 555 00 00")
+    agreed(quiet, "quiet", dutyPhone="+48 22 555 00 00")
     person = quiet.post("Patient", json=patient()).json()
     asked = quiet.post("ServiceRequest", json=order(f"Patient/{person['id']}", priority="stat", reasonCode=[REASON])).json()
     assert dispatch(quiet, asked).status_code == 200
@@ -112,7 +112,7 @@ def test_a_facilitys_own_words_and_codes_are_understood(network):
     """EHRs send orders with little coding: the agreement says what their words mean."""
     clinic = centre_named(network, "clinic", telecom=[{"system": "phone", "value": "1"}])
     agreed(
-        network, clinic, "clinic", urgencies={"cito": "stat"}, defaults={"priority": "urgent", "language": "pl"},
+        clinic, "clinic", urgencies={"cito": "stat"}, defaults={"priority": "urgent", "language": "pl"},
         codes={"TKG": {"modality": "CT", "region": "head", "template": "urn:fhirserver:Questionnaire:head-ct"}},
     )  # fmt: skip
     person = clinic.post("Patient", json=patient()).json()

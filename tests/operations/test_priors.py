@@ -107,7 +107,7 @@ def sharing(network):
 
     def share(*facilities: str) -> None:
         for name in ("hospital", "office"):
-            agreed(network, network.centre, name, priorsShared=name in facilities)
+            agreed(network.centre, name, priorsShared=name in facilities)
 
     share("hospital", "office")
     yield share

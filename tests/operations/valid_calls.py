@@ -41,7 +41,7 @@ class Valid:
     inputs: dict[str, Any]
 
 
-def agreed(network: Network, client: TestClient, facility: str, **terms: Any) -> dict[str, Any]:
+def agreed(client: TestClient, facility: str, **terms: Any) -> dict[str, Any]:
     """What a facility's agreement says from now on."""
     data = base64.b64encode(json.dumps(terms).encode()).decode()
     body = {
@@ -182,7 +182,7 @@ def _on(type_: str, resource: dict[str, Any]) -> str:
 def _forward(network: Network) -> Valid:
     centre_named(network, "far")
     affiliated(network, "centre", "far")
-    agreed(network, network.centre, "hospital", subcontracting=True)
+    agreed(network.centre, "hospital", subcontracting=True)
     inputs = {"organization": {"reference": "Organization/far"}, "reason": REASON}
     return Valid(CENTRE, _on("Task", network.dispatched()[1]), inputs)
 
