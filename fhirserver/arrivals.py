@@ -24,7 +24,10 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
-_LONG, _SHARE = 0.5, 10  # what takes so many seconds, a large study that still arrives, is done in one part of so many of the time
+_LONG, _SHARE = (
+    0.5,
+    10,
+)  # what takes so many seconds, a large study that still arrives, is done in one part of so many of the time
 
 
 class Arrivals:

@@ -141,11 +141,12 @@ def given_back(
 
 
 def resumed(ctx: Context, t0: Item) -> Document:
-    """The clock runs again, where it stood for the attempt that ends."""
-    document = timing.resumed(ctx, t0, t0.data)
-    if document != t0.data:
-        work.follow(ctx, t0, document)
-    return document
+    """The clock runs again, where it stood for the attempt that ends; it is the facility's, also where it was passed on."""
+    top = work.above(ctx, work.item(ctx, t0.reference) or t0)[-1]
+    document = timing.resumed(ctx, top, top.data)
+    if document != top.data:
+        work.follow(ctx, top, document)
+    return (work.item(ctx, t0.reference) or t0).data
 
 
 def stop(ctx: Context, t0: Item, reason: str, business: str = states.CANCELLED) -> Write:

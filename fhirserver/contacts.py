@@ -12,6 +12,9 @@ from fhirserver.messages import Context
 from fhirserver.validation import Document
 from fhirserver.work import Item
 
+# Who may be told, or asked: of what a Communication.recipient may be those that people stand behind
+REACHABLE = ("Practitioner", "PractitionerRole", "Organization", "CareTeam", "HealthcareService", "RelatedPerson")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipient:

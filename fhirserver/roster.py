@@ -13,16 +13,16 @@ from fhirserver import agreements, work
 from fhirserver.errors import BusinessRule, Forbidden
 from fhirserver.messages import Context
 from fhirserver.moments import milliseconds, span
-from fhirserver.search.query import plain
+from fhirserver.search.query import plain, tagged
 from fhirserver.search.reference import relative
 from fhirserver.validation import Document, loads
-from fhirserver.versions import Stored, owned_by
+from fhirserver.versions import EVERYTHING, Stored, owned_by
 from fhirserver.work import Item
 from fhirserver.workflow import coding, eligibility, states
 from fhirserver.workflow.eligibility import Load, Privilege, Reader, Reading, Shift, Verdict, judge
 from fhirserver.workflow.policy import Policy
 
-_MOST, _SLOTS = 2000, 5000
+_MOST, _SLOTS, _ROLES = 2000, 5000, 20_000
 _DAY = 86_400_000
 
 
@@ -201,13 +201,13 @@ def _person(reference: str, text: str) -> Reader:
 def _facts(ctx: Context, owners: tuple[str, ...], found: dict[str, list[Stored]], prior: set[str]) -> list[Reader]:
     """``found`` are Practitioners and their roles; in a few queries for all of them."""
     people = ctx.store.fetch("Practitioner", [p.removeprefix("Practitioner/") for p in found], owned_by(*owners))
-    roles = [row.reference for person in people for row in found[person.reference]]
-    loads_ = _loads(ctx, owners, roles)
+    everywhere = _everywhere(ctx, [person.reference for person in people])
+    loads_ = _loads(ctx, owners, [role for roles in everywhere.values() for role in roles])
     shifts = _shifts(ctx, owners[0])
     made = []
     for person in people:
         rows, known = found[person.reference], _person(person.reference, person.json)
-        mine = [row.reference for row in rows]
+        mine = everywhere.get(person.reference, [])
         made.append(
             Reader(
                 known.reference,
@@ -221,6 +221,16 @@ def _facts(ctx: Context, owners: tuple[str, ...], found: dict[str, list[Stored]]
             )
         )
     return made
+
+
+def _everywhere(ctx: Context, people: list[str]) -> dict[str, list[str]]:
+    """person -> all that they own readings as, for whatever facility: what they have open there is theirs too."""
+    found: dict[str, list[str]] = {}
+    asked = tagged(ctx.store.types["PractitionerRole"], *(f"practitioner={person}" for person in people))
+    for row in ctx.store.search(asked, EVERYTHING, _ROLES) if people else ():
+        if person := _person_of(row.json, ctx.base):
+            found.setdefault(person, []).append(row.reference)
+    return found
 
 
 # ---------------------------------------------------------------- what they have open

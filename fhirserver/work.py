@@ -15,6 +15,7 @@ from fhirserver import access
 from fhirserver.errors import BusinessRule, Conflict, NotFound
 from fhirserver.interactions import put
 from fhirserver.messages import Context
+from fhirserver.moments import span
 from fhirserver.search.query import Query, plain, tagged
 from fhirserver.search.reference import local, relative
 from fhirserver.validation import Document, built, loads, rebuilt
@@ -205,6 +206,11 @@ def chain(ctx: Context, t0: Item) -> list[Item]:
     return found
 
 
+def is_preliminary(ctx: Context, t0: Item) -> bool:
+    """Whether a preliminary report is out and the final one is awaited, here or where it was passed on."""
+    return any(coding.business_status(one.data) == states.PRELIMINARY for one in chain(ctx, t0))
+
+
 def above(ctx: Context, t0: Item) -> list[Item]:
     """The coordination Task and those that it is part of; the facility's own is the last."""
     found = [t0]
@@ -315,8 +321,15 @@ def change(ctx: Context, task: Item, business: str | None = None, **members: Any
     return save(ctx, task, task.data | told | members | {"lastModified": timestamp(ctx.now)})
 
 
+def _end(task: Document) -> int | None:
+    """The deadline, in milliseconds."""
+    end = task.get("restriction", {}).get("period", {}).get("end")
+    return span(end)[0] if end else None
+
+
 def follow(ctx: Context, t0: Item, document: Document) -> list[Write]:
-    """The coordination Task as it is to be, and what is open below it with what they share, passed on or not."""
+    """The coordination Task as it is to be, and what is open below it with what they share, passed on or not; where it was
+    passed on with an earlier deadline, that stays."""
     shared = {name: document[name] for name in _SHARED if name in document}
     document = document | {"lastModified": timestamp(ctx.now)}
     below = [part for part in parts(ctx, t0) if part.status in states.OPEN_TASK]
@@ -325,6 +338,9 @@ def follow(ctx: Context, t0: Item, document: Document) -> list[Write]:
         rows = with_input(part.data, "modality", *inputs(document, "modality"))
         told = part.data | shared | ({"input": rows} if rows else {})
         if is_coordination(part.data):
+            own = _end(part.data)
+            if own is not None and own != _end(t0.data) and own < (_end(document) or own):
+                told["restriction"] = part.data["restriction"]
             found += follow(ctx, part, told)
         elif is_attempt(part.data):
             found.append(save(ctx, part, told | {"lastModified": timestamp(ctx.now)}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import alerts, closing, roster, timing, work
+from fhirserver import alerts, closing, contacts, roster, timing, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
@@ -64,7 +64,7 @@ ACKNOWLEDGE = Operation(
     title="Acknowledge an actionable finding",
     affects_state=True,
     inputs=(
-        Parameter("by", "Reference", 1, documentation="the person who has it"),
+        Parameter("by", "Reference", 1, documentation="the person who has it", targets=contacts.REACHABLE),
         Parameter("at", "dateTime", documentation="default: now"),
         Parameter("readBack", "boolean"),
         Parameter("plan", "string", documentation="what will be done"),

@@ -129,6 +129,7 @@ ASSIGN = Operation(
             "owner",
             "Reference",
             documentation="PractitionerRole or Practitioner; the centre: to its pool. Required when manual",
+            targets=("PractitionerRole", "Practitioner", "Organization"),
         ),
         Parameter("requireAcceptance", "boolean", documentation="offer it rather than assign it"),
         Parameter("reason", "CodeableConcept"),

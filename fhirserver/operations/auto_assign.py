@@ -89,7 +89,9 @@ AUTO_ASSIGN = Operation(
     title="Assign what waits, by policy",
     affects_state=True,
     inputs=(
-        Parameter("organization", "Reference", max="*", documentation="ordering facilities; none: all"),
+        Parameter(
+            "organization", "Reference", max="*", documentation="ordering facilities; none: all", targets=("Organization",)
+        ),
         Parameter("modality", "Coding", max="*"),
         Parameter("priority", "code", max="*"),
         Parameter("max", "integer", documentation=f"how many at most, from 1 to {_MOST}; default {_DEFAULT}"),

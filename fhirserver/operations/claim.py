@@ -95,6 +95,9 @@ def _follow(ctx: Context, t0: Item, attempt: Document) -> None:
         business = coding.business_status(t0.data) or states.AWAITING_SECOND_READ
     if status == "in-progress" and t0.status != "in-progress":
         work.change(ctx, t0, status="in-progress", businessStatus=coding.told(t0.data.get("businessStatus"), business))
+        for passed_on in work.above(ctx, t0)[1:]:  # who passed it on, and the facility, see that it is being read
+            if passed_on.status != "in-progress":
+                work.change(ctx, passed_on, status="in-progress")
     else:
         stand(ctx, t0, business)
 

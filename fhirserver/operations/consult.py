@@ -102,7 +102,14 @@ CONSULT = Operation(
     affects_state=True,
     inputs=(
         Parameter("question", "string", 1),
-        Parameter("recipient", "Reference", 1, "*", documentation="PractitionerRole or Practitioner"),
+        Parameter(
+            "recipient",
+            "Reference",
+            1,
+            "*",
+            documentation="PractitionerRole or Practitioner",
+            targets=("PractitionerRole", "Practitioner"),
+        ),
         Parameter("mode", "code", documentation="async | live"),
         Parameter("shareDraft", "boolean", documentation="with the text of the draft as it is now"),
         Parameter("blocking", "boolean", documentation="the reading waits for the answer"),

@@ -145,7 +145,7 @@ FORWARD = Operation(
     title="Pass to another reading centre",
     affects_state=True,
     inputs=(
-        Parameter("organization", "Reference", 1, documentation="the receiving centre"),
+        Parameter("organization", "Reference", 1, documentation="the receiving centre", targets=("Organization",)),
         Parameter("reason", "CodeableConcept", 1),
         Parameter("due", "dateTime", documentation="no later than here"),
         Parameter("accessUntil", "dateTime", documentation="when its sight of the order ends; no later than one's own"),

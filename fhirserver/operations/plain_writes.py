@@ -24,7 +24,6 @@ from fhirserver.telling import tell_owner
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
 from fhirserver.work import Item
-from fhirserver.workflow import coding, states
 
 # ---------------------------------------------------------------- ServiceRequest
 
@@ -62,7 +61,7 @@ def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
 def _followed(ctx: Context, before: Item, order: Document, t0: Item) -> None:
     """Row 12a of the state table: what the placer does to an order that is being worked on."""
     if order["status"] in ("revoked", "entered-in-error"):
-        if coding.business_status(t0.data) == states.PRELIMINARY:
+        if work.is_preliminary(ctx, t0):
             raise Conflict("A preliminary report is out for this order: it is withdrawn with $retract, not silently.")
         attempts.stop(ctx, t0, "cancelled-by-placer")
         return

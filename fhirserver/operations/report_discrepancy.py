@@ -8,6 +8,7 @@ from typing import Any
 from fhirserver import closing, quality, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Conflict, Duplicate, Invalid
+from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.versions import Write
 from fhirserver.workflow import coding, states
@@ -17,6 +18,7 @@ SOURCES = ("clinician", "later-study", "pathology", "preliminary-vs-final", "pee
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
     report = work.visible_item(ctx, "DiagnosticReport", inputs["id"])
+    check_if_match(request, report.stored)
     roster.require_role(ctx, "referrer", "clerk", "reader", "quality", "dispatcher")
     for name, known in (("source", SOURCES), ("severity", quality.SEVERITIES)):
         if inputs[name] not in known:

@@ -81,7 +81,12 @@ REQUEST_SECOND_READ = Operation(
     affects_state=True,
     inputs=(
         Parameter("kind", "code", 1, documentation=" | ".join(KINDS)),
-        Parameter("recipient", "Reference", documentation="who is to read it; else the pool"),
+        Parameter(
+            "recipient",
+            "Reference",
+            documentation="who is to read it; else the pool",
+            targets=("PractitionerRole", "Practitioner"),
+        ),
         Parameter("blind", "boolean", documentation="default true, but for arbitration: without the first reader's answers"),
         Parameter("due", "dateTime"),
     ),

@@ -186,7 +186,9 @@ START_REPORT = Operation(
     inputs=(
         Parameter("template", "canonical", documentation="one that the facility allows"),
         Parameter("mode", "code", documentation="structured | free; free where the facility names no template"),
-        Parameter("also", "Reference", max="*", documentation="further readings of yours that this report answers"),
+        Parameter(
+            "also", "Reference", max="*", documentation="further readings of yours that this report answers", targets=("Task",)
+        ),
     ),
     outputs=(
         Parameter("report", "DiagnosticReport", documentation="none for a second reading: its answers are compared"),

@@ -101,8 +101,8 @@ STATEMENT = Operation(
     affects_state=False,
     inputs=(
         Parameter("month", "string", 1, documentation="YYYY-MM, in UTC"),
-        Parameter("organization", "Reference", documentation="the facility that asked"),
-        Parameter("reader", "Reference", documentation="PractitionerRole"),
+        Parameter("organization", "Reference", documentation="the facility that asked", targets=("Organization",)),
+        Parameter("reader", "Reference", documentation="PractitionerRole", targets=("PractitionerRole",)),
     ),
     outputs=(Parameter("return", "Binary", 1, documentation="text/csv"),),
     handler=operate,

@@ -29,12 +29,11 @@ Pairs = list[tuple[str, str]]
 
 
 def _mine(ctx: Context) -> tuple[str, ...]:
-    return tuple(f"mine|{owner}" for owner in _owners(ctx))
+    return tuple(f"mine|{owner}" for owner in _owners(ctx, roster.require_reader(ctx)))
 
 
-def _owners(ctx: Context) -> list[str]:
-    """What a reader owns Tasks as: each of their roles, and themselves."""
-    me = roster.require_reader(ctx)
+def _owners(ctx: Context, me: str) -> list[str]:
+    """What a person owns Tasks as: each of their roles, and themselves."""
     asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", me))
     return [*(role.reference for role in ctx.store.search(asked, access.held(ctx.principal), 1000)), me]
 
@@ -62,8 +61,8 @@ def _critical(ctx: Context) -> tuple[str, ...]:
 
 
 def _peer_review(ctx: Context) -> tuple[str, ...]:
-    mine = [f"peer-review|Practitioner/{ctx.principal.practitioner}"] if ctx.principal.practitioner else []
-    return (*mine, f"peer-review|Organization/{ctx.principal.organization}")
+    mine = _owners(ctx, f"Practitioner/{ctx.principal.practitioner}") if ctx.principal.practitioner else []
+    return tuple(f"peer-review|{owner}" for owner in (*mine, f"Organization/{ctx.principal.organization}"))
 
 
 VIEWS: Mapping[str, Callable[[Context], tuple[str, ...]]] = {
@@ -247,7 +246,7 @@ WORKLIST = Operation(
         Parameter("bodyRegion", "code", max="*"),
         Parameter("priority", "code", max="*"),
         Parameter("status", "code", max="*"),
-        Parameter("organization", "Reference", max="*", documentation="ordering facilities"),
+        Parameter("organization", "Reference", max="*", documentation="ordering facilities", targets=("Organization",)),
         Parameter("dueBefore", "dateTime"),
         Parameter("count", "integer", documentation="1 to 200, default 50"),
         Parameter("cursor", "string"),
