@@ -51,6 +51,8 @@ INPUTS = {
     "score": "valueCoding",
     "category": "valueCode",
     "step": "valueInteger",
+    "named": "valueReference",
+    "learning-point": "valueBoolean",
     "draft": "valueReference",
     "study": "valueReference",
     "patient-number": "valueString",

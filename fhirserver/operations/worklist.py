@@ -62,8 +62,10 @@ def _critical(ctx: Context) -> tuple[str, ...]:
 
 
 def _peer_review(ctx: Context) -> tuple[str, ...]:
-    mine = [f"peer-review|Practitioner/{ctx.principal.practitioner}"] if ctx.principal.practitioner else []
-    return (*mine, f"peer-review|Organization/{ctx.principal.organization}")
+    """A reviewer's own, and what the quality office decides."""
+    office = f"peer-review|Organization/{ctx.principal.organization}"
+    readers = ctx.principal.practitioner and any(ctx.principal.acts_as(role) for role in ("reader", "trainee"))
+    return (office, *(f"peer-review|{owner}" for owner in (_owners(ctx) if readers else ())))
 
 
 VIEWS: Mapping[str, Callable[[Context], tuple[str, ...]]] = {
