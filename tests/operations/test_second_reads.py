@@ -131,7 +131,7 @@ def differing(reply):
 
 def test_a_disagreement_is_named_and_the_arbiter_decides_it(network, first):
     """The first reader signs what the arbiter found, or does not sign."""
-    t0, attempt, anna, opened = first
+    _, attempt, anna, opened = first
     with unchanged(network.server):  # there is nothing to arbitrate yet
         assert_outcome(post(anna, attempt, "request-second-read", kind="arbitration"), 409, "conflict")
     second = post(anna, attempt, "request-second-read", kind="independent", recipient=role("bela")).json()
