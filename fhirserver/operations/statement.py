@@ -39,7 +39,7 @@ _FORMULA = frozenset("=+-@\t\r\n")
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     roster.require_role(ctx, "administrator", "dispatcher", "clerk")
     month = inputs["month"]
-    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
+    if not re.fullmatch(r"[12]\d{3}-(0[1-9]|1[0-2])", month):
         raise Invalid("month is YYYY-MM.", "Parameters.parameter")
     asked: list[tuple[str, str]] = [("code", f"{CHARGE}|"), *_around(month)]
     for name, parameter in (("organization", "requesting-organization"), ("reader", "performer-actor")):

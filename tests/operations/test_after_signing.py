@@ -188,7 +188,7 @@ def test_a_correction_that_is_none_is_refused(network, signed, inputs, code):
 def test_an_addendum_says_something_once(network, signed):
     anna, path = network.reader("anna"), f"DiagnosticReport/{signed[2]['id']}/$addend"
     with unchanged(network.server):
-        assert_outcome(addend(anna, signed[2], " \n"), 422, "invalid")
+        assert_outcome(addend(anna, signed[2], " \n"), 422, "value")
         assert_outcome(anna.post(path, json=parameters(reason=REASON)), 422, "invalid")
         both = parameters(reason=REASON, response=response())
         both["parameter"].append({"name": "text", "valueMarkdown": "x"})

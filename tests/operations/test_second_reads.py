@@ -326,15 +326,6 @@ def test_a_colleague_answers_once(network, consulting):
         assert_outcome(bela.post(answer, json=body), 409, "conflict")
 
 
-def test_a_consultants_sight_ends_by_itself(network, consulting):
-    professor, _, asked, _, attempt, *_ = consulting
-    [task] = tasks(post(network.reader("anna"), attempt, "consult", question="?", recipient=PROFESSOR))
-    paths = [f"Task/{task['id']}", f"ServiceRequest/{asked['id']}", asked["subject"]["reference"]]
-    assert {professor.get(path).status_code for path in paths} == {200}
-    network.server.wait(days=7)
-    assert {professor.get(path).status_code for path in paths} == {404}
-
-
 def test_a_consultation_that_blocks_stops_the_clock_until_it_is_answered(network):
     _, t0, attempt, report, draft = network.reporting()
     anna, before = network.reader("anna"), network.get(f"Task/{t0['id']}")["restriction"]["period"]["end"]
@@ -370,3 +361,12 @@ def test_nobody_to_ask_is_said(network, consulting):
         assert_outcome(post(network.hospital, attempt, "consult", question="?", recipient=role("anna")), 404, "not-found")
         assert_outcome(post(anna, t0, "consult", question="?", recipient=role("bela")), 422, "business-rule")
     assert json.dumps(network.get(f"Task/{attempt['id']}")) == json.dumps(attempt)
+
+
+def test_a_consultants_sight_ends_by_itself(network, consulting):
+    professor, _, asked, _, attempt, *_ = consulting
+    [task] = tasks(post(network.reader("anna"), attempt, "consult", question="?", recipient=PROFESSOR))
+    paths = [f"Task/{task['id']}", f"ServiceRequest/{asked['id']}", asked["subject"]["reference"]]
+    assert {professor.get(path).status_code for path in paths} == {200}
+    network.server.wait(days=7)
+    assert {professor.get(path).status_code for path in paths} == {404}
