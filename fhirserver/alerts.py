@@ -184,10 +184,11 @@ def stepped(ctx: Context, task: Item) -> Write | None:
     minutes = agreements.between(ctx, order.stored.owner, report.stored.owner).terms.alert_minutes(category)
     end = timing.end_of(task.data)
     late = end is not None and timing.moment_of(end) <= ctx.now
+    addressed = [row for one in told if "reference" in (row := one.document(contacts.OF_TASKS))]
     document = task.data | {
         "input": work.with_input(task.data, "step", step + 1),
         "lastModified": work.timestamp(ctx.now),
-        "restriction": task.data["restriction"] | {"recipient": [one.document() for one in told if one.reference]},
+        "restriction": {"period": task.data["restriction"]["period"]} | ({"recipient": addressed} if addressed else {}),
     }
     if late:
         document["businessStatus"] = work.business_status(_LATE)

@@ -109,10 +109,11 @@ def seen(ctx: Context, row: Answered) -> None:
     if clinical_change(before, order.data):
         raise Conflict("The facility changed the order since the reading was started; look at it, and renew with $claim.")
     then = {one["reference"] for one in work.inputs(row.attempt.data, "study")}
-    now = {f"{s.reference}/_history/{s.stored.version}" for s in work.answering(ctx, order)}
-    if now != then:
+    studies = work.answering(ctx, order)
+    if {f"{s.reference}/_history/{s.stored.version}" for s in studies} != then:
         raise Conflict("Images arrived since the reading was started; look at them, and renew with $claim.")
-    ctx.changes.guard(order.stored)
+    for read in (order, *studies):  # nor in the moment in which it is signed
+        ctx.changes.guard(read.stored)
 
 
 def clinical_change(before: Document, after: Document) -> set[str]:

@@ -340,6 +340,24 @@ def test_what_happened_since_the_reading_was_started_keeps_it_from_being_signed(
     assert undo().status_code == 200
 
 
+def test_images_that_arrive_in_the_moment_of_signing_keep_it_from_being_signed(network, monkeypatch):
+    asked, _, _, report, draft = network.reporting()
+    [study] = network.hospital.get(f"ImagingStudy?basedon=ServiceRequest/{asked['id']}").json()["entry"]
+    store = type(network.server.installation.store)
+    commit, late = store.commit, [study["resource"] | {"description": "one series more"}]
+
+    def slow(self, changes):
+        if late and any(write.type == "DiagnosticReport" for write in changes.writes.values()):
+            arrived = late.pop()
+            assert network.hospital.put(f"ImagingStudy/{arrived['id']}", json=arrived).status_code == 200
+        return commit(self, changes)
+
+    monkeypatch.setattr(store, "commit", slow)
+    assert_outcome(sign(network.reader("anna"), report, response=answered(draft, impression="i")), 409, "conflict")
+    assert not late
+    assert network.get(f"DiagnosticReport/{report['id']}") == report
+
+
 def test_after_all_was_put_right_it_is_signed_and_names_the_version_that_was_read(network, opened):
     asked, attempt, report, good = opened
     network.reader("anna").post(f"Task/{attempt['id']}/$claim", json=parameters(start=True))
