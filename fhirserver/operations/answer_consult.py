@@ -78,7 +78,10 @@ def _named(ctx: Context, attempt: Item, caller: str) -> None:
     for report in work.outputs(ctx, attempt.data, "report"):
         agent = {"type": {"text": "consultant"}, "who": {"reference": caller}}
         proof = audit.provenance(ctx, [f"{report.reference}/_history/{report.stored.version}"], "consult")
-        audit.add(ctx, proof | {"agent": [*proof["agent"], agent]})
+        readers = dict.fromkeys(
+            (report.stored.owner, work.order_of(ctx, attempt.data).stored.owner)
+        )  # and not the consultant's
+        audit.add(ctx, proof | {"agent": [*proof["agent"], agent]}, [f"org/{reader}" for reader in readers])
 
 
 ANSWER_CONSULT = Operation(

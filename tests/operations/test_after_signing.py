@@ -53,7 +53,7 @@ def documents(client, asked):
 
 
 def told(client, report, category):
-    found = rows(client, f"Communication?_sort=sent&_count=200&category={category}")
+    found = rows(client, f"Communication?_sort=_lastUpdated&_count=200&category={category}")
     return [one for one in found if {"reference": f"DiagnosticReport/{report['id']}"} in one["about"]]
 
 
