@@ -24,15 +24,16 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         if inputs[name] not in known:
             raise Invalid(f"{name} is one of {', '.join(known)}.", "Parameters.parameter")
     found = revising.signed(ctx, report)
-    revising.permitted(ctx, found)
-    said = reporting.response(ctx, found.said, inputs["response"])
+    by = revising.permitted(ctx, found)
+    author = {"reference": f"Practitioner/{ctx.principal.practitioner}"}
+    said = reporting.response(ctx, found.said, inputs["response"]) | {"author": author}
     _fulfils(ctx, found, said)
     rows = narrative.differences(found.said.data, said)
     if not rows:
         raise BusinessRule("The response says what the report says already.", "Parameters.parameter")
     revising.kept(ctx, found, said)
     text = "Corrected: it was wrong." if inputs["kind"] == "corrected" else "Amended: there is new information."
-    saved, *_ = revising.published(ctx, found, said, inputs["kind"], revising.addenda(report.data), text)
+    saved, *_ = revising.published(ctx, found, said, inputs["kind"], revising.addenda(report.data), text, by)
     if inputs["significance"] == "significant":
         _significant(ctx, found, inputs)
     targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]

@@ -208,13 +208,31 @@ def test_a_report_that_is_not_signed_is_not_changed_after_the_fact(network):
         assert_outcome(addend(network.person("hospital", "reader", "eve"), imported), 409, "conflict")
 
 
-def test_a_deputy_who_may_read_it_addends(network, signed):
+def test_a_deputy_who_may_read_it_addends(network):
     """bela, who may read for this facility finally, when anna is away."""
-    _, _, report = network.signed()
+    asked, _, report = network.signed()
     changed = addend(network.reader("bela"), report).json()
-    assert (changed["status"], changed["resultsInterpreter"]) == ("appended", report["resultsInterpreter"])
+    bela = {"reference": "PractitionerRole/centre-bela-hospital"}
+    assert (changed["status"], changed["resultsInterpreter"]) == ("appended", [*report["resultsInterpreter"], bela])
+    composition = network.hospital.get(documents(network.hospital, asked)[-1][3]).json()["entry"][0]["resource"]
+    assert [one["party"] for one in composition["attester"]] == [bela, bela]  # who signs this version
+    assert composition["author"][:2] == [*report["resultsInterpreter"], bela]
     [proof] = [p for p in rows(network.centre, f"Provenance?target=DiagnosticReport/{report['id']}") if p["activity"]["coding"][0]["code"] == "addend"]  # fmt: skip
     assert proof["agent"][0]["who"]["reference"] == "Practitioner/centre-bela"
+
+
+def test_what_was_told_stays_in_the_report(network):
+    """The communication of a finding, in each version after it; with the answer that came meanwhile."""
+    asked, _, report = network.signed()
+    anna, hospital = network.reader("anna"), network.hospital
+    reply = operated(anna, report, "notify-critical", category="acr-2", finding={"text": "A <big> cyst"})
+    ack = next(row["resource"] for row in reply.json()["parameter"] if row["name"] == "ack")
+    hospital.post(f"Task/{ack['id']}/$acknowledge", json=parameters(by={"reference": "Organization/hospital"}))
+    for changed in (addend(anna, report).json(), out(correct(anna, report))["report"]):
+        assert "A &lt;big&gt; cyst (acr-2, " in changed["text"]["div"]
+        assert "acknowledged)" in changed["text"]["div"]
+        document = hospital.get(documents(hospital, asked)[-1][3]).json()["entry"][0]["resource"]
+        assert [s["code"]["coding"][0]["code"] for s in document["section"] if "code" in s].count("73568-8") == 1
 
 
 # ---------------------------------------------------------------- $retract

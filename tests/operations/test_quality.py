@@ -1,4 +1,4 @@
-"""Peer review and discrepancies: drawn repeatably, read blind, scored, decided, told to the author and not by whom.
+"""Peer review: drawn repeatably, read blind, scored, decided, told to the author and not by whom.
 
 RADPEER 2016: 1 concur; 2 an understandable miss; 3 should be made most of the time; a/b unlikely/likely significant.
 """
@@ -251,6 +251,13 @@ def test_a_score_that_matters_little_ends_the_review(network, lead, review, scor
     assert values(feedback, "input", "comment") == ["Well described."]
     assert "bela" not in json.dumps(feedback)
     with unchanged(network.server):
+        assert bela.put(f"Task/{feedback['id']}", json=feedback | {"status": "completed"}).status_code in (403, 404, 422)
+        assert_outcome(lead.put(f"Task/{feedback['id']}", json=feedback | {"status": "completed"}), 403, "forbidden")
+        forged = feedback | {"status": "completed", "input": feedback["input"][1:]}
+        assert_outcome(network.reader("anna").put(f"Task/{feedback['id']}", json=forged), 422, "business-rule")
+    read = network.reader("anna").put(f"Task/{feedback['id']}", json=feedback | {"status": "completed"})
+    assert (read.status_code, read.json()["status"]) == (200, "completed")
+    with unchanged(network.server):
         assert_outcome(submit(bela, task, score, comment="x"), 409, "conflict")
 
 
@@ -314,69 +321,29 @@ def test_a_score_says_what_the_scale_has_and_why(network, lead, review):
     assert submit(bela, task, "5", scale="rcr").status_code == 200
 
 
-# ---------------------------------------------------------------- discrepancies
-
-
-def discrepancy(client, report, **inputs):
-    known = {"source": "pathology", "severity": "major"} | inputs
-    body = parameters(**{k: v for k, v in known.items() if k != "description"})
-    body["parameter"] += [{"name": "description", "valueMarkdown": inputs.get("description", "It was benign.")}]
-    return client.post(f"DiagnosticReport/{report['id']}/$report-discrepancy", json=body)
-
-
-@pytest.mark.parametrize(("severity", "hours", "priority"), [("minor", None, "routine"), ("moderate", None, "urgent"), ("major", 24, "asap"), ("critical", 4, "stat")])  # fmt: skip
-def test_a_suspected_error_is_the_authors_and_the_offices_and_its_facility_sees_the_outcome(
-    network, lead, severity, hours, priority
-):
-    _, _, report = network.signed()
-    hospital, anna = network.hospital, network.reader("anna")
-    task = discrepancy(hospital, report, severity=severity).json()
-    assert (task["status"], task["priority"], task["owner"]) == ("requested", priority, report["resultsInterpreter"][0])
-    assert ("restriction" in task) is (hours is not None)
-    for client, status in (
-        (lead, 200),
-        (anna, 200),
-        (hospital, 200),
-        (network.centre, 404),
-        (network.reader("bela"), 404),
-        (network.office, 404),
-    ):
-        assert client.get(f"Task/{task['id']}").status_code == status
-    body = parameters(outcome="confirmed")
-    body["parameter"] += [{"name": "comment", "valueMarkdown": "Addendum follows."}]
-    path = f"Task/{task['id']}/$resolve-discrepancy"
-    with unchanged(network.server):
-        assert_outcome(discrepancy(hospital, report, severity=severity), 409, "duplicate")
-        assert_outcome(hospital.post(path, json=body), 403, "forbidden")
-        assert_outcome(network.reader("bela").post(path, json=body), 404, "not-found")
-        assert_outcome(anna.post(path, json=parameters(outcome="perhaps")), 422, "invalid")
-        assert_outcome(anna.put(f"Task/{task['id']}", json=task | {"status": "completed"}), 422, "business-rule")
-    assert discrepancy(hospital, report, source="clinician").status_code == 200  # from another source
-    assert (anna if severity == "major" else lead).post(path, json=body).json()["status"] == "completed"
-    seen = hospital.get(f"Task/{task['id']}").json()
-    assert (values(seen, "output", "category"), values(seen, "output", "comment")) == (["confirmed"], ["Addendum follows."])
-    with unchanged(network.server):
-        assert_outcome(anna.post(path, json=body), 409, "conflict")
-
-
-def test_what_is_no_discrepancy_is_refused(network, reports):
-    *_, opened, _ = network.reporting()
-    with unchanged(network.server):
-        assert_outcome(discrepancy(network.hospital, opened), 409, "conflict")
-        assert_outcome(discrepancy(network.hospital, reports[0], source="rumour"), 422, "invalid")
-        assert_outcome(discrepancy(network.hospital, reports[0], severity="mild"), 422, "invalid")
-        assert_outcome(discrepancy(network.office, reports[0]), 404, "not-found")
-        assert_outcome(discrepancy(network.person("hospital", "patient"), reports[0]), 403, "forbidden")
-
-
 def test_quality_has_no_patient(network, lead, reports):
     """No Task of it stands in a patient's compartment or names one."""
-    tasks = rows(lead, "Task?code=review-case,peer-review,adjudicate,feedback,discrepancy-review&_count=200")
+    tasks = rows(lead, "Task?code=review-case,peer-review,adjudicate,feedback&_count=200")
     assert {next(iter(t["code"]["coding"]))["code"] for t in tasks} >= {"review-case", "peer-review"}
     for task in tasks:
         assert not {"for", "encounter", "basedOn"} & set(task)
         assert "Patient/" not in json.dumps(task)
     assert all(status in states.TASK for status in {t["status"] for t in tasks})
+
+
+def test_who_has_the_fewest_reviews_waiting_gets_the_next(network, lead):
+    network.signed()
+    annas = {
+        "count": 1,
+        "strategy": "targeted",
+        "reader": {"reference": "PractitionerRole/centre-anna-hospital"},
+        "dryRun": True,
+    }
+    assert [reviewer for _, reviewer in simulated(sampled(lead, **annas))] == ["PractitionerRole/centre-bela-hospital"]
+    assert rows(lead, "Task?code=peer-review&status=requested&owner=PractitionerRole/centre-bela-hospital")
+    for row in reader_rows("gina"):
+        assert network.centre.put(f"{row['resourceType']}/{row['id']}", json=row).status_code == 201
+    assert [reviewer for _, reviewer in simulated(sampled(lead, **annas))] == ["PractitionerRole/centre-gina-hospital"]
 
 
 def test_a_reviewer_is_eligible_for_what_they_review(network, lead):

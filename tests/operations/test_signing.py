@@ -1,4 +1,4 @@
-"""$start-report, $publish-preliminary and $sign: whose report it is, what it has to give, what is frozen, what stands in the way.
+"""$sign: what a report has to give, whose it is, what stands in the way, and what is frozen.
 
 https://hl7.org/fhir/R4/valueset-diagnostic-report-status.html
 """
@@ -13,8 +13,6 @@ import pytest
 from conftest import assert_outcome
 from operations_conftest import READ_TYPE, answered, out, parameters
 from unchanged import unchanged
-
-from fhirserver.workflow import states
 
 TEMPLATE = {
     "resourceType": "Questionnaire",
@@ -126,132 +124,6 @@ def test_all_that_is_missing_is_named_at_once_and_what_is_complete_is_signed(net
     shift = {"valueQuantity": {"value": 5.0, "unit": "mm"}}
     good = draft | {"item": said(bleeding=True, shift=shift, side={"valueCoding": {"code": "L"}})}
     assert out(sign(anna, report, response=good))["report"]["status"] == "final"
-
-
-# ---------------------------------------------------------------- $start-report
-
-
-def test_what_keeps_a_report_from_being_opened(network):
-    _, t0 = network.dispatched()
-    attempt, anna = network.assigned(t0), network.reader("anna")
-    start = f"Task/{attempt['id']}/$start-report"
-    with unchanged(network.server):
-        assert_outcome(anna.post(start), 409, "conflict")  # not started
-    assert anna.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200
-    wrong = parameters() | {"parameter": [canonical("template", "https://elsewhere.example/x")]}
-    with unchanged(network.server):
-        assert_outcome(network.reader("bela").post(start), 403, "forbidden")
-        assert_outcome(network.hospital.post(start), 404, "not-found")
-        assert_outcome(anna.post(f"Task/{t0['id']}/$start-report"), 422, "business-rule")
-        assert_outcome(anna.post(start, json=wrong), 422, "business-rule")
-        assert_outcome(anna.post(start, json=parameters(mode="dictated")), 422, "invalid")
-        assert_outcome(anna.post(start, headers={"If-Match": 'W/"1"'}), 412, "conflict")
-
-
-def test_one_report_answers_several_orders_and_is_open_once(network):
-    """The other order's reading has it too: it opens no second one; signing closes both."""
-    asked, t0, attempt = network.started()
-    beside = network.hospital.post(
-        "ServiceRequest", json={k: v for k, v in asked.items() if k not in ("id", "meta", "identifier")} | {"status": "active"}
-    ).json()
-    [study] = network.hospital.get(f"ImagingStudy?basedon=ServiceRequest/{asked['id']}").json()["entry"]
-    both = [{"reference": f"ServiceRequest/{one['id']}"} for one in (asked, beside)]
-    assert (
-        network.hospital.put(f"ImagingStudy/{study['resource']['id']}", json=study["resource"] | {"basedOn": both}).status_code
-        == 200
-    )
-    other_t0 = network.dispatch(beside)
-    other, anna = network.assigned(other_t0), network.reader("anna")
-    assert anna.post(f"Task/{other['id']}/$claim", json=parameters(start=True)).status_code == 200
-    assert anna.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200  # looks at what came since
-    stranger = network.started()[2]
-    with unchanged(network.server):
-        for wrong in (f"Task/{stranger['id']}", f"Task/{t0['id']}", beside["subject"]["reference"]):
-            reply = anna.post(f"Task/{attempt['id']}/$start-report", json=parameters(also=[{"reference": wrong}]))
-            assert_outcome(reply, 422, "business-rule", "Parameters.parameter.where(name='also')[0]")
-    also = parameters(also=[{"reference": f"Task/{other['id']}"}])
-    opened = out(anna.post(f"Task/{attempt['id']}/$start-report", json=also))
-    assert opened["report"]["basedOn"] == both
-    with unchanged(network.server):
-        assert_outcome(anna.post(f"Task/{other['id']}/$start-report"), 409, "conflict")
-    assert sign(anna, opened["report"], response=answered(opened["draft"], impression="i")).status_code == 200
-    for task in (t0, other_t0):
-        assert network.hospital.get(f"Task/{task['id']}").json()["status"] == "completed"
-    assert [network.get(f"Task/{one['id']}")["status"] for one in (attempt, other)] == ["completed"] * 2
-
-
-# ---------------------------------------------------------------- $publish-preliminary
-
-
-def test_a_preliminary_report_is_out_and_another_reader_signs_it_finally(network):
-    """I3: preliminary -> final, by another owner. What is out names who said it, until somebody else has."""
-    _, t0, attempt, report, draft = network.reporting()
-    anna, bela = network.reader("anna"), network.reader("bela")
-    with unchanged(network.server):
-        assert_outcome(operated(bela, report, "publish-preliminary", response=draft), 403, "forbidden")
-        assert_outcome(operated(anna, report, "publish-preliminary", response=draft), 422, "required")
-        stale = {"If-Match": 'W/"9"'}
-        assert_outcome(operated(anna, report, "publish-preliminary", stale, response=draft), 412, "conflict")
-    body = parameters(response=answered(draft, findings="Perhaps a bleeding.", impression="Bleeding?"))
-    body["parameter"].append({"name": "limitations", "valueString": "Thin slices <missing>."})
-    issued = anna.post(f"DiagnosticReport/{report['id']}/$publish-preliminary", json=body).json()
-    seen = network.hospital.get(f"DiagnosticReport/{report['id']}").json()
-    assert seen == issued
-    assert (seen["status"], seen["conclusion"], bool(seen["issued"])) == ("preliminary", "Bleeding?", True)
-    assert "Limitations</h3><p>Thin slices &lt;missing&gt;." in seen["text"]["div"]
-    assert network.get(f"Task/{attempt['id']}")["status"] == "completed"
-    now = network.hospital.get(f"Task/{t0['id']}").json()
-    assert (now["status"], business(now)) == ("in-progress", "preliminary-outcome")
-    [final] = [one for one in network.attempts(t0) if one["status"] == "requested"]
-    assert final["owner"] == {"reference": "Organization/centre"}
-    with unchanged(network.server):  # who has not the final reading signs nothing
-        assert_outcome(sign(anna, report, response=draft), 409, "conflict")
-        assert_outcome(operated(anna, report, "publish-preliminary", response=draft), 409, "conflict")
-    assert bela.post(f"Task/{final['id']}/$claim", json=parameters(start=True)).status_code == 200
-    opened = out(bela.post(f"Task/{final['id']}/$start-report"))
-    assert opened["report"]["id"] == report["id"]
-    assert opened["draft"]["item"] == body["parameter"][0]["resource"]["item"]
-    assert network.hospital.get(f"DiagnosticReport/{report['id']}").json()["resultsInterpreter"] == report["resultsInterpreter"]
-    final_ = out(sign(bela, report, response=answered(opened["draft"], impression="No bleeding.")))["report"]
-    assert (final_["status"], final_["conclusion"]) == ("final", "No bleeding.")
-    assert final_["resultsInterpreter"] == [{"reference": "PractitionerRole/centre-bela-hospital"}]
-    versions = network.hospital.get(f"DiagnosticReport/{report['id']}/_history").json()["entry"]
-    assert [v["resource"]["status"] for v in versions] == ["final", "preliminary", "registered"]
-
-
-def test_a_preliminary_reader_publishes_and_a_specialist_signs(network):
-    """fred holds a preliminary privilege at the hospital and no final one; nor does a trainee sign, whatever they hold."""
-    asked = network.ordered()
-    network.images(asked)
-    t0 = network.dispatch(asked, readType="preliminary")
-    attempt = out(network.centre.post(f"Task/{t0['id']}/$assign", json=parameters(mode="manual", owner={"reference": "PractitionerRole/centre-fred-hospital"})))["task"]  # fmt: skip
-    fred = network.reader("fred")
-    assert fred.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200
-    opened = out(fred.post(f"Task/{attempt['id']}/$start-report"))
-    report, good = opened["report"], answered(opened["draft"], impression="i")
-    with unchanged(network.server):
-        issues = assert_outcome(sign(fred, report, response=good), 403, "forbidden")
-    assert issues[0]["details"]["coding"][0]["code"] == "no-read-type-privilege"
-    assert operated(fred, report, "publish-preliminary", response=good).status_code == 200
-
-
-def test_a_trainees_report_needs_a_co_signature(network):
-    """A trainee reads like a reader and publishes; signing is for a specialist, who reads it finally."""
-    _, t0 = network.dispatched()
-    trainee = network.as_("centre", scope="user/*.cruds", user="tess", roles=("trainee",), practitioner="centre-bela")
-    attempt = network.assigned(t0, "bela")
-    assert trainee.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200
-    opened = out(trainee.post(f"Task/{attempt['id']}/$start-report"))
-    report, good = opened["report"], answered(opened["draft"], impression="i")
-    with unchanged(network.server):
-        assert_outcome(sign(trainee, report, response=good), 403, "forbidden")
-    assert operated(trainee, report, "publish-preliminary", response=good).status_code == 200
-    [final] = [one for one in network.attempts(t0) if one["status"] == "requested"]
-    anna = network.reader("anna")
-    assert anna.post(f"Task/{final['id']}/$claim", json=parameters(start=True)).status_code == 200
-    draft = out(anna.post(f"Task/{final['id']}/$start-report"))["draft"]
-    signed = out(sign(anna, report, response=answered(draft, impression="i")))["report"]
-    assert signed["resultsInterpreter"] == [{"reference": "PractitionerRole/centre-anna-hospital"}]
 
 
 # ---------------------------------------------------------------- $sign
@@ -424,50 +296,3 @@ def test_an_order_is_not_completed_before_its_reading(network, opened):
         assert_outcome(
             network.hospital.put(f"ServiceRequest/{asked['id']}", json=current | {"status": "completed"}), 409, "conflict"
         )
-
-
-# ---------------------------------------------------------------- the status moves forward (I4, I9)
-
-STATUSES = [status for status in states.DIAGNOSTIC_REPORT if status]
-FORWARD = {"Content-Type": "application/json-patch+json"}
-
-
-def patched(status):
-    return json.dumps([{"op": "replace", "path": "/status", "value": status}])
-
-
-def test_no_plain_write_moves_the_status_of_a_report_made_here(network):
-    """Of one that is open and of one that is signed: in no direction, by nobody."""
-    _, _, final = network.signed()
-    *_, registered, _ = network.reporting()
-    clients = (network.centre, network.reader("anna"), network.hospital)
-    with unchanged(network.server):
-        for number, report in enumerate((registered, final)):
-            rows = [report | {"status": new} for new in STATUSES if new != report["status"]]
-            asked = {"method": "PUT", "url": f"DiagnosticReport/{report['id']}"}
-            body = {"resourceType": "Bundle", "type": "batch", "entry": [{"resource": row, "request": asked} for row in rows]}
-            for client in clients[number : number + 2]:
-                answers = client.post("", json=body).json()["entry"]
-                assert {entry["response"]["status"] for entry in answers} == {"409"}
-                reply = client.patch(asked["url"], content=patched("amended"), headers=FORWARD)
-                assert_outcome(reply, 409, "conflict")
-
-
-@pytest.mark.parametrize("old", STATUSES)
-def test_the_status_of_an_imported_report_moves_as_the_table_says(network, opened, old):
-    """By PUT and by PATCH; a late lower status never overwrites a higher one."""
-    body = {"resourceType": "DiagnosticReport", "code": {"text": "CT"}, "subject": opened[0]["subject"]}
-    first = old if old in states.DIAGNOSTIC_REPORT[None] else "final"
-    rows = [{"resource": body | {"status": first}, "request": {"method": "POST", "url": "DiagnosticReport"}} for _ in STATUSES]
-    made = network.hospital.post("", json={"resourceType": "Bundle", "type": "transaction", "entry": rows}).json()["entry"]
-    for new, entry in zip(STATUSES, made, strict=True):
-        path = entry["response"]["location"].partition("/_history")[0].rpartition("/fhir/")[2]
-        if first != old:
-            assert network.hospital.put(path, json=body | {"id": path.partition("/")[2], "status": old}).status_code == 200
-        allowed = new == old or new in states.DIAGNOSTIC_REPORT[old]
-        reply = network.hospital.patch(path, content=patched(new), headers=FORWARD)
-        if not allowed:
-            assert_outcome(reply, 422, "business-rule", "DiagnosticReport.status")
-            reply = network.hospital.put(path, json=body | {"id": path.partition("/")[2], "status": new})
-            assert_outcome(reply, 422, "business-rule", "DiagnosticReport.status")
-        assert network.hospital.get(path).json()["status"] == (new if allowed else old)
