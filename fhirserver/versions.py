@@ -183,6 +183,7 @@ class Write:
     kept: tuple[Document, ...] = ()  # the grants that it has already
     generation: int = 0
     sealed: bool = False
+    witnesses: tuple[str, ...] = ()  # who may know who wrote it, where they are fewer than its readers
 
     @property
     def version(self) -> int:
@@ -194,7 +195,7 @@ class Write:
 
     @property
     def touched(self) -> Touched:
-        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ())), few(self.base)
+        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ())), few(self.witnesses or self.base)
 
 
 def _patients(reference: str, compartments: Iterable[str]) -> tuple[str, ...]:

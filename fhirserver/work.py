@@ -52,6 +52,8 @@ INPUTS = {
     "score": "valueCoding",
     "category": "valueCode",
     "step": "valueInteger",
+    "named": "valueReference",
+    "learning-point": "valueBoolean",
     "draft": "valueReference",
     "study": "valueReference",
     "patient-number": "valueString",

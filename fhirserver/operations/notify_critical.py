@@ -11,6 +11,7 @@ from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.moments import milliseconds, span
+from fhirserver.operations.acknowledge import measured
 from fhirserver.work import Item
 from fhirserver.workflow import coding
 from fhirserver.workflow.agreement import ALERT_CATEGORIES
@@ -36,6 +37,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
             ctx, work.written(ctx, task), inputs["communicatedTo"], at, read_back=True, plan=None, method=method
         )
         asked = ctx.changes.writes["CommunicationRequest", asked.id]
+        measured(ctx, task.data or {})
     return {"request": asked, "communication": said, "ack": task}
 
 

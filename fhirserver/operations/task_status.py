@@ -39,6 +39,8 @@ def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -
             check_if_match(request, current.stored)
             if new["status"] == current.status:
                 return _same_status(ctx, request, current, new)
+            if work.is_a(current.data, "feedback"):
+                return _taken_note_of(ctx, request, current, new)
             raise BusinessRule("This status is reached through the operations alone.", "Task.status")
         if coding.codes(new.get("code"), coding.TASK_TYPE) != coding.codes(current.data.get("code"), coding.TASK_TYPE):
             unmade(new)
@@ -71,6 +73,15 @@ def _reviewed(ctx: Context, request: Request, type_: ResourceType, current: Item
     _status_alone(current, new)
     ctx.changes.signals.add(CONSENTS)
     return update(ctx, request, type_, current.stored.id)
+
+
+def _taken_note_of(ctx: Context, request: Request, task: Item, new: Document) -> Reply:
+    """Feedback is closed by who it is for: they have read it, or what it proposes is done, or is not."""
+    roster.require_owner(ctx, task, "Feedback is closed")
+    _status_alone(task, new)
+    if new["status"] not in ("completed", "rejected"):
+        raise BusinessRule("Feedback is completed or rejected.", "Task.status")
+    return written(ctx, request, work.save(ctx, task, timing.timed(_told(ctx, task, new), None)), 200)
 
 
 def _same_status(ctx: Context, request: Request, task: Item, new: Document) -> Reply:

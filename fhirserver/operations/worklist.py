@@ -61,6 +61,7 @@ def _critical(ctx: Context) -> tuple[str, ...]:
 
 
 def _peer_review(ctx: Context) -> tuple[str, ...]:
+    """A reviewer's own, and what the quality office decides."""
     mine = _owners(ctx, f"Practitioner/{ctx.principal.practitioner}") if ctx.principal.practitioner else []
     return tuple(f"peer-review|{owner}" for owner in (*mine, f"Organization/{ctx.principal.organization}"))
 

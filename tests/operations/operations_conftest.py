@@ -129,6 +129,20 @@ class Network:
         opened = out(self.reader(name).post(f"Task/{attempt['id']}/$start-report"))
         return asked, t0, attempt, opened["report"], opened["draft"]
 
+    def signed(self, name: str = "anna", **members: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """(order, T0, final report)"""
+        asked, t0, _, report, draft = self.reporting(name, **members)
+        said = answered(draft, findings="No bleeding.", impression="Normal.")
+        body = parameters(attest=True, response=said)
+        return asked, t0, out(self.reader(name).post(f"DiagnosticReport/{report['id']}/$sign", json=body))["report"]
+
+    def person(self, organization: str, role: str, name: str | None = None) -> TestClient:
+        """Somebody in a role, who is a Practitioner where they are named."""
+        who = f"{organization}-{name}" if name else None
+        return self.as_(
+            organization, scope="user/*.cruds", user=f"{who or organization}-{role}", roles=(role,), practitioner=who
+        )
+
     def get(self, path: str) -> dict[str, Any]:
         reply = self.centre.get(path)
         assert reply.status_code == 200, reply.text
