@@ -56,8 +56,21 @@ def opened(ctx: Context, t0: Item) -> None:
     if states.READ not in kinds:  # it may have been offered to a reader with the order
         pooled(ctx, t0)
     if "double" in work.inputs(t0.data, "read-type") and states.SECOND_READ not in kinds:
-        second = work.with_input(t0.data, "blind", True)
-        pooled(ctx, Item(t0.stored, t0.data | {"input": second}), states.SECOND_READ)
+        _second(ctx, t0)
+
+
+def _second(ctx: Context, t0: Item) -> None:
+    blind = work.with_input(t0.data, "blind", True)
+    pooled(ctx, Item(t0.stored, t0.data | {"input": blind}), states.SECOND_READ)
+
+
+def returned(ctx: Context, t0: Item) -> None:
+    """What was passed on is the centre's own again: in its pool, to be read twice where that is still owed."""
+    pooled(ctx, t0)
+    done = [a for a in work.attempts(ctx, t0, states.SECOND_READ) if a.status == "completed"]
+    if "double" in work.inputs(t0.data, "read-type") and not done:
+        _second(ctx, t0)
+    stand(ctx, t0, unassigned(t0))
 
 
 def given(ctx: Context, t0: Item, reader: Reader, verdict: Verdict, *, offered: bool, kind: str = states.READ) -> Write:
@@ -135,9 +148,18 @@ def given_back(
         kept = work.with_input(fresh.data or {}, "draft", {"reference": drafts[0].reference})
         fresh = work.save(ctx, work.written(ctx, fresh), (fresh.data or {}) | {"input": kept})
     if kind == states.READ:
-        waiting = states.PRELIMINARY if coding.business_status(t0.data) == states.PRELIMINARY else states.READY_FOR_ASSIGNMENT
-        stand(ctx, t0, waiting)
+        stand(ctx, t0, unassigned(t0))
     return fresh
+
+
+def preliminary(t0: Item) -> bool:
+    """Whether a preliminary report is out; its final reading may have begun since."""
+    return work.has_output(t0.data, "preliminary-response")
+
+
+def unassigned(t0: Item) -> str:
+    """Where it stands while it is nobody's."""
+    return states.PRELIMINARY if preliminary(t0) else states.READY_FOR_ASSIGNMENT
 
 
 def resumed(ctx: Context, t0: Item) -> Document:
@@ -180,7 +202,7 @@ def judged(ctx: Context, t0: Item, practitioner: str, kind: str, read_type: str 
 
 def asked(ctx: Context, t0: Item, kind: str, read_type: str | None = None) -> Reading:
     """For the rules; what was already read preliminarily is read finally now."""
-    if read_type is None and coding.business_status(t0.data) == states.PRELIMINARY:
+    if read_type is None and preliminary(t0):
         read_type = "final"
     return roster.reading(ctx, t0, kind, read_type)
 

@@ -258,6 +258,10 @@ def outputs(ctx: Context, task: Document, kind: str) -> list[Item]:
     return [one for one in found if one is not None]
 
 
+def has_output(task: Document, kind: str) -> bool:
+    return any(kind in coding.codes(row.get("type"), coding.TASK_TYPE) for row in task.get("output", ()))
+
+
 def organization(reference: Document | None) -> str | None:
     """The id of the Organization that is referred to."""
     text = (reference or {}).get("reference", "")

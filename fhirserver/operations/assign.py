@@ -58,7 +58,7 @@ def _pooled(ctx: Context, t0: Item, inputs: Mapping[str, Any]) -> dict[str, Any]
     """To the centre itself: back to the pool, for its readers to claim."""
     attempts.cleared(ctx, t0, force=inputs.get("force", False))
     task = attempts.pooled(ctx, t0)
-    attempts.stand(ctx, t0, states.READY_FOR_ASSIGNMENT)
+    attempts.stand(ctx, t0, attempts.unassigned(t0))
     policy = agreements.assigning(ctx, ctx.principal.organization)
     decision = ranking.decided("pool", t0.data["owner"]["reference"], milliseconds(ctx.now), policy)
     return {"task": task, "decision": recorded(ctx, decision, inputs.get("reason"))}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fhirserver import agreements, reporting, roster, timing, work
-from fhirserver.attempts import judged, kind_of, resumed, shift_end, stand
+from fhirserver.attempts import judged, kind_of, preliminary, resumed, shift_end, stand
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Invalid, LockError
 from fhirserver.interactions import check_if_match
@@ -89,7 +89,7 @@ def _follow(ctx: Context, t0: Item, attempt: Document) -> None:
         t0 = Item(t0.stored, resumed(ctx, t0))
     if kind_of(attempt) == states.READ:
         business = _BUSINESS[status]
-        if coding.business_status(t0.data) == states.PRELIMINARY and status == "accepted":
+        if preliminary(t0) and status == "accepted":
             business = states.PRELIMINARY
     else:
         business = coding.business_status(t0.data) or states.AWAITING_SECOND_READ

@@ -130,8 +130,7 @@ def decline(ctx: Context, t0: Item, new: Document) -> Write:
     saved = work.save(ctx, t0, timing.timed(_told(ctx, t0, new), None))
     if t0.data.get("partOf"):
         [_, parent, *_] = work.above(ctx, t0)
-        attempts.pooled(ctx, parent)
-        attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+        attempts.returned(ctx, parent)
     return saved
 
 
@@ -145,8 +144,7 @@ def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
     roster.require_role(ctx, "dispatcher")
     saved = attempts.stop(ctx, t0, "cancelled-by-placer")
     [_, parent, *_] = work.above(ctx, t0)
-    attempts.pooled(ctx, parent)
-    attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+    attempts.returned(ctx, parent)
     return saved
 
 
