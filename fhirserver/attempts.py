@@ -24,12 +24,13 @@ _OWN_INPUTS = frozenset({"clock-start", "paused-since", "escalated", "sla-policy
 
 
 def made(
-    ctx: Context, t0: Item, owner: str, status: str, kind: str = states.READ, base: list[str] | None = None, **members: Any
-) -> Write:
-    """A new attempt of a kind, one owner's; it belongs to the fulfiller."""
+    ctx: Context, t0: Item, owner: str, status: str, kind: str = states.READ, reader: str | None = None
+) -> Write:  # fmt: skip
+    """A new attempt of a kind, one owner's; it belongs to the fulfiller. ``reader``: the person, where it is one's."""
     fulfiller = work.organization(t0.data["owner"])
     assert fulfiller is not None
     rows = [row for row in t0.data.get("input", ()) if not coding.codes(row.get("type"), coding.TASK_TYPE) & _OWN_INPUTS]
+    rows += [work.entry("reader", {"reference": reader})] if reader else []
     document: Document = {
         **{name: t0.data[name] for name in _COPIED if name in t0.data},
         **({"input": rows} if rows else {}),
@@ -40,14 +41,13 @@ def made(
         "lastModified": work.timestamp(ctx.now),
         "requester": {"reference": f"Organization/{fulfiller}"},
         "owner": {"reference": owner},
-        **members,
     }
-    return work.make(ctx, document, fulfiller, base)
+    return work.make(ctx, document, fulfiller)
 
 
-def pooled(ctx: Context, t0: Item, kind: str = states.READ, **members: Any) -> Write:
+def pooled(ctx: Context, t0: Item, kind: str = states.READ) -> Write:
     """For the centre's readers to claim."""
-    return made(ctx, t0, t0.data["owner"]["reference"], "requested", kind, **members)
+    return made(ctx, t0, t0.data["owner"]["reference"], "requested", kind)
 
 
 def opened(ctx: Context, t0: Item) -> None:
@@ -76,7 +76,7 @@ def returned(ctx: Context, t0: Item) -> None:
 def given(ctx: Context, t0: Item, reader: Reader, verdict: Verdict, *, offered: bool, kind: str = states.READ) -> Write:
     """To one reader: assigned, or offered for them to accept."""
     assert verdict.role is not None
-    task = made(ctx, t0, verdict.role, "requested" if offered else "accepted", kind)
+    task = made(ctx, t0, verdict.role, "requested" if offered else "accepted", kind, reader.reference)
     armed = timing.timed(task.data or {}, shift_end(reader))
     if armed != task.data:
         task = work.save(ctx, work.written(ctx, task), armed)
@@ -92,7 +92,8 @@ def shift_end(reader: Reader) -> Any:
 
 def stand(ctx: Context, t0: Item, business: str) -> Write | None:
     """Where the coordination Task stands; once it was started it stays in progress. Waiting for images goes before."""
-    now = work.item(ctx, t0.reference) or t0
+    pending = ("Task", t0.stored.id) in ctx.changes.writes
+    now = (work.item(ctx, t0.reference) if pending else None) or t0
     if coding.business_status(now.data) == states.AWAITING_IMAGES and business in (
         states.READY_FOR_ASSIGNMENT,
         states.ASSIGNED,

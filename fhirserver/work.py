@@ -17,7 +17,7 @@ from fhirserver.interactions import put
 from fhirserver.messages import Context
 from fhirserver.search.query import Query, plain, tagged
 from fhirserver.search.reference import local, relative
-from fhirserver.validation import Document, built, loads, rebuilt
+from fhirserver.validation import Document, built, kept, rebuilt
 from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
 from fhirserver.workflow import coding, states
 
@@ -38,6 +38,7 @@ INPUTS = {
     "region": "valueCode",
     "specialty": "valueCode",
     "requesting-doctor": "valueReference",
+    "reader": "valueReference",  # the person whose attempt it is: the owner is the role in which they read
     "hurry": "valueBoolean",
     # The clock: by which agreement, since when it runs, since when it stands, which level of the ladder was told.
     "sla-policy": "valueCanonical",
@@ -77,7 +78,13 @@ class Item:
 
 
 def opened(ctx: Context, stored: Stored) -> Item:
-    return Item(stored, relative(loads(stored.json), ctx.base))
+    return Item(stored, content(stored.json, ctx.base))
+
+
+def content(text: str, base: str) -> Document:
+    """What a kept resource says, its references to this server as ``Type/id``, as most have them already."""
+    data: Document = kept(text)
+    return relative(data, base) if base in text or "\\" in text else data
 
 
 def visible_item(ctx: Context, type_: str, id_: str) -> Item:
@@ -121,7 +128,8 @@ def identified(ctx: Context, owner: str, type_: str, *values: str) -> list[Item]
 
 def _found(ctx: Context, owners: Iterable[str | None], query: Query) -> list[Item]:
     rows = ctx.store.search(query, owned_by(*owners), _MOST)
-    return [changed for row in rows if (changed := item(ctx, row.reference))]
+    found = (item(ctx, row.reference) if (row.type, row.id) in ctx.changes.writes else opened(ctx, row) for row in rows)
+    return [one for one in found if one is not None]
 
 
 def save(ctx: Context, subject: Item, data: Document, *, sealed: bool = False) -> Write:

@@ -40,7 +40,8 @@ def claim(ctx: Context, attempt: Item, *, start: bool, minutes: int | None = Non
     if not verdict.eligible:
         raise roster.not_eligible(verdict.failed)
     owner = attempt.data["owner"] if mine else {"reference": verdict.role}
-    document = attempt.data | {"owner": owner, "lastModified": work.timestamp(ctx.now), "status": "accepted"}
+    named = work.with_input(attempt.data, "reader", {"reference": caller})
+    document = attempt.data | {"owner": owner, "input": named, "lastModified": work.timestamp(ctx.now), "status": "accepted"}
     started = attempt.status in ("in-progress", "on-hold")
     if start or started:
         minutes = minutes or agreements.assigning(ctx, attempt.stored.owner).lease_minutes

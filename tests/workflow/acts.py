@@ -142,6 +142,8 @@ def change_order(w: World, who: str, a: int, b: int) -> Answer | None:
     """PUT ServiceRequest: another status, urgency or question."""
     ordered = w.orders[a % len(w.orders)]
     data = w.docs[ordered.reference].data
+    if w.docs[ordered.reference].deleted:
+        return None
     if b % 3 == 0:
         statuses = ("active", "on-hold", "active", "revoked", "completed", "entered-in-error", "draft")
         data = data | {"status": statuses[b // 3 % len(statuses)]}
@@ -228,7 +230,7 @@ def post_report(w: World, who: str, a: int, b: int) -> Answer | None:
     statuses = _STATUSES["DiagnosticReport"]
     report = {
         "resourceType": "DiagnosticReport", "status": statuses[b % len(statuses)], "code": {"text": "CT"},
-        "basedOn": [{"reference": ordered.reference}], "subject": w.docs[ordered.reference].data["subject"],
+        "basedOn": [{"reference": ordered.reference}], "subject": {"reference": ordered.subject},
         **({"identifier": [{"system": "urn:fhirserver:report", "value": "mine"}]} if b % 3 == 0 else {}),
     }  # fmt: skip
     return w.ask(ordered.facility if who == "right" else who, "POST", "DiagnosticReport", report)
@@ -421,7 +423,7 @@ def proceed(w: World, a: int, b: int) -> Answer | None:
         reports = [r for r in w.of("DiagnosticReport") if ordered.reference in references(r.data.get("basedOn", ()))]
         if reports:
             return receive(w, "right", w.of("DiagnosticReport").index(reports[-1]), b)
-        return dispatch(w, "right", a, b)
+        return dispatch(w, "right", a, b if b % 5 else b + 1)
     if not ordered.sent:
         w.send(ordered)
         return None

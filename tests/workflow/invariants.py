@@ -306,7 +306,8 @@ class Net:
         """What was sent and is complete does not keep a reading waiting, whenever the process ended."""
         for task in self.roots:
             if task.status in OPEN and task.data["focus"]["reference"] in orders:
-                assert coding.business_status(task.data) != states.AWAITING_IMAGES, "the images are there, and are waited for"
+                there = [v.status for v in self.docs.values() if v.type == "ImagingStudy"]
+                assert coding.business_status(task.data) != states.AWAITING_IMAGES, f"images are waited for that are {there}"
 
     def rings_later(self, now: int) -> None:
         """After the server did what was due: nothing open is due still."""

@@ -204,8 +204,10 @@ class World:
         """What is sent within has this Idempotency-Key."""
         self.key = key
         self.keys.append(key)
-        yield
-        self.key = None
+        try:
+            yield
+        finally:
+            self.key = None
 
     def resent(self) -> Answer:
         """The last request, once more."""
