@@ -61,6 +61,8 @@ def _permitted(ctx: Context, t0: Item) -> None:
         raise Conflict(f"A reading that is {t0.status} is not forwarded.")
     if coding.business_status(t0.data) == states.FORWARDED:
         raise Conflict("The reading was forwarded already.")
+    if attempts.preliminary(t0):
+        raise Conflict("A preliminary report is out: it is read finally here, or withdrawn with $retract.")
 
 
 def _allowed(ctx: Context, above: list[Item], facility: str, target: str) -> None:

@@ -48,7 +48,7 @@ def test_an_alert_is_made_by_its_operation_alone(network, alert):
 
 
 def test_a_preliminary_report_stays_one_while_it_is_read_finally(network):
-    """It is not dropped with its order, nor is its final reading a preliminary reader's when it is given back."""
+    """It is not dropped with its order, nor passed on, nor is its final reading a preliminary reader's when it is given back."""
     asked = network.ordered()
     network.images(asked)
     t0 = network.dispatch(asked, readType="preliminary")
@@ -63,7 +63,12 @@ def test_a_preliminary_report_stays_one_while_it_is_read_finally(network):
     now = network.hospital.get(f"ServiceRequest/{asked['id']}").json()
     revoked = network.hospital.put(f"ServiceRequest/{asked['id']}", json=now | {"status": "revoked"})
     assert_outcome(revoked, 409, "conflict")
-    fresh = anna.post(f"Task/{final['id']}/$release", json=parameters(reason=REASON)).json()
+    network.centre.post(f"Task/{final['id']}/$release", json=parameters(reason=REASON))
+    passed = parameters(organization={"reference": "Organization/office"}, reason=REASON)
+    assert_outcome(network.centre.post(f"Task/{t0['id']}/$forward", json=passed), 409, "conflict")
+    [again] = [task for task in network.attempts(t0) if task["status"] == "requested"]
+    assert anna.post(f"Task/{again['id']}/$claim", json=parameters(start=True)).status_code == 200
+    fresh = anna.post(f"Task/{again['id']}/$release", json=parameters(reason=REASON)).json()
     assert network.get(f"Task/{t0['id']}")["businessStatus"]["coding"][0]["code"] == "preliminary-outcome"
     assert_outcome(fred.post(f"Task/{fresh['id']}/$claim", json=parameters(start=True)), 403, "forbidden")
     assert network.get(f"Task/{fresh['id']}")["status"] == "requested"

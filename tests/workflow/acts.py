@@ -12,7 +12,7 @@ from fhirserver.workflow import coding, states
 
 PRIORITIES = ("routine", "urgent", "asap", "stat")
 ROLES = tuple(f"PractitionerRole/{row}" for row in (
-    "centre-anna-hospital", "centre-bela-hospital", "centre-carl-hospital", "centre-dora-hospital", "centre-fred-hospital",
+    "centre-anna-hospital", "centre-bela-hospital", "centre-hana-hospital", "centre-carl-hospital", "centre-dora-hospital", "centre-fred-hospital",
     "centre-anna-office", "office-greta-office", "branch-zoe-hospital",
 ))  # fmt: skip
 Act = Callable[[World, str, int, int], "Answer | None"]
@@ -20,9 +20,9 @@ Act = Callable[[World, str, int, int], "Answer | None"]
 
 def _tasks(w: World, a: int, *kinds: str) -> Version | None:
     """Mostly one of these kinds that is open; now and then any Task at all."""
-    rows = w.tasks(*kinds, opened=True) if a % 5 else []
+    rows = w.tasks(*kinds, opened=True) if a % 17 else []
     rows = rows or w.tasks(*kinds) or w.of("Task")
-    return rows[(a // 5) % len(rows)] if rows else None
+    return rows[(a // 17) % len(rows)] if rows else None
 
 
 def _reports(w: World, a: int) -> Version | None:
@@ -53,7 +53,7 @@ def _reader(w: World, task: Version, organization: str) -> str:
     inputs = {code for row in task.data.get("input", ()) for code in (row.get("valueCode"),) if code}
     if "preliminary" in inputs and "final" not in inputs:
         return "fred"
-    return "anna" if task.ts % 3 else "bela"
+    return ("anna", "bela", "hana")[w.steps % 3]
 
 
 def _on(path: str, *kinds: str, **choices: Callable[[World, int], Any]) -> Act:
@@ -415,14 +415,29 @@ ACTS: dict[str, Act] = {
 # ---------------------------------------------------------------- the way that an order goes
 
 
+_AFTERWARDS = (
+    "acknowledge-receipt", "correct", "addend", "report-discrepancy", "sample-for-review", "submit-review", "adjudicate",
+    "resolve-discrepancy", "acknowledge", "retract", "notify-critical",
+)  # fmt: skip
+_MEANWHILE = (
+    "request-second-read",
+    "consult",
+    "request-information",
+    "notify-critical",
+    "say",
+    "answer-consult",
+    "acknowledge",
+)
+
+
 def proceed(w: World, a: int, b: int) -> Answer | None:
-    """What would come next for an order: so that the other acts meet it at every stage."""
+    """What would come next for an order, with a detour now and then: so that the other acts meet it at every stage."""
     ordered = w.orders[a % len(w.orders)]
     mine = [t for t in w.tasks("coordinate", opened=True) if t.data["focus"]["reference"] == ordered.reference]
     if not mine:
         reports = [r for r in w.of("DiagnosticReport") if ordered.reference in references(r.data.get("basedOn", ()))]
         if reports:
-            return receive(w, "right", w.of("DiagnosticReport").index(reports[-1]), b)
+            return ACTS[_AFTERWARDS[b % len(_AFTERWARDS)]](w, "right", _at(w, reports[-1]), b // 11)
         return dispatch(w, "right", a, b if b % 5 else b + 1)
     if not ordered.sent:
         w.send(ordered)
@@ -432,9 +447,21 @@ def proceed(w: World, a: int, b: int) -> Answer | None:
         w.passes(15)
         return None
     attempts = [t for t in w.tasks(*states.ATTEMPTS, opened=True) if t0.reference in references(t.data["partOf"])]
-    if not attempts:
-        return w.ask(right(w, t0), "POST", f"{t0.reference}/$assign", parameters(mode="auto"))
+    if attempts and b % 4 == 3:
+        return ACTS[_MEANWHILE[b // 4 % len(_MEANWHILE)]](w, "right", 17 * b + 1, b // 3)
+    if t0.data["owner"]["reference"] == "Organization/centre" and b % 13 == 0:
+        passed = parameters(organization={"reference": "Organization/branch"}, reason=REASON)
+        return w.ask("centre", "POST", f"{t0.reference}/$forward", passed)
+    if not attempts or b % 17 == 0:
+        inputs = parameters(response="accept") if b % 2 and t0.status == "requested" else parameters(mode="auto")
+        path = "respond" if b % 2 and t0.status == "requested" else "assign"
+        return w.ask(right(w, t0), "POST", f"{t0.reference}/${path}", inputs)
     return _proceed(w, attempts[b % len(attempts)], b)
+
+
+def _at(w: World, report: Version) -> int:
+    """Where it stands among the reports; for an act on something else, any number."""
+    return w.of("DiagnosticReport").index(report)
 
 
 def _proceed(w: World, attempt: Version, b: int) -> Answer | None:

@@ -39,6 +39,7 @@ ACTORS: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "dispatcher": ("centre", ("dispatcher",), None),
     "anna": ("centre", ("reader",), "centre-anna"),
     "bela": ("centre", ("reader",), "centre-bela"),
+    "hana": ("centre", ("reader",), "centre-hana"),
     "carl": ("centre", ("reader",), "centre-carl"),
     "dora": ("centre", ("reader",), "centre-dora"),
     "fred": ("centre", ("trainee",), "centre-fred"),
@@ -222,7 +223,13 @@ class World:
         phone = [{"system": "phone", "value": "+48 22 555 01 01"}]
         for name in ("hospital", "office", "branch"):
             self._made(name, {"resourceType": "Organization", "id": name, "name": name.title(), "telecom": phone})
-        reads = {"anna": {}, "bela": {}, "carl": {"period": {"end": "2026-01-31"}}, "fred": {"read_type": "preliminary"}}
+        reads = {
+            "anna": {},
+            "bela": {},
+            "hana": {},
+            "carl": {"period": {"end": "2026-01-31"}},
+            "fred": {"read_type": "preliminary"},
+        }
         reads["dora"] = {"specialty": [{"coding": [{"system": DCM, "code": "MR"}]}]}
         for name, members in reads.items():
             self._made("centre", *reader_rows(name, **members))
@@ -262,7 +269,7 @@ class World:
     def fresh(self) -> None:
         """What was before is another story: its Tasks ring no more, nor do they count as anybody's load."""
         self.database["Task"].delete_many({})
-        self.server.wait(days=1)
+        self.passes(86_400)
         since = self.now + 1
         kept = {name: self.docs[name] for name in self.known if name.startswith(("Practitioner", "PractitionerRole"))}
         for name, version in kept.items():
