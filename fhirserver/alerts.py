@@ -24,8 +24,15 @@ from fhirserver.workflow import coding
 AT_ONCE = frozenset({"acr-1", "rcr-critical"})
 VERBAL = ("phone", "in-person")
 METHODS = (*VERBAL, "secure-message", "sms", "hl7")
+FLAGS = "urn:fhirserver:alert"  # of a Flag's identifier; the value is the CommunicationRequest
 _SHORTEST = timedelta(minutes=5)
 _LATE = "late"
+
+
+def is_part(resource: Document) -> bool:
+    """Whether it is the request or the banner of an alert: a person's answer ends it, and no plain write."""
+    group = resource.get("groupIdentifier", {}).get("system")
+    return group == work.REPORTS or any(i.get("system") == FLAGS for i in resource.get("identifier", ()))
 
 
 def told_of(ctx: Context, report: Item) -> list[tuple[str, str]]:
@@ -73,7 +80,7 @@ def raised(
         },
         centre,
     )
-    flag = work.make(ctx, _flag(ctx, report, finding, text), centre)
+    flag = work.make(ctx, _flag(ctx, report, request.id, finding, text), centre)
     task = work.make(
         ctx,
         timing.timed(
@@ -127,11 +134,12 @@ def _pace(minutes: int) -> timedelta:
     return max(_SHORTEST, timedelta(minutes=minutes) / 2)
 
 
-def _flag(ctx: Context, report: Item, finding: Document, text: str) -> Document:
+def _flag(ctx: Context, report: Item, request: str, finding: Document, text: str) -> Document:
     """https://hl7.org/fhir/R4/flag.html: what an EHR shows as a banner, until somebody answers."""
     safety = {"system": "http://terminology.hl7.org/CodeSystem/flag-category", "code": "safety"}
     return {
         "resourceType": "Flag",
+        "identifier": [{"system": FLAGS, "value": request}],
         "status": "active",
         "category": [{"coding": [safety]}],
         "code": finding if finding.get("text") else finding | {"text": text},

@@ -239,6 +239,7 @@ class Changes:
     figures: list[Document] = field(default_factory=list)  # what is measured later
     signals: set[str] = field(default_factory=set)  # what other processes watch: told with the commit
     touched: list[Touched] = field(default_factory=list)  # what the audit is to know of beside what is written
+    looked_up: dict[tuple[str | None, ...], list[Stored]] = field(default_factory=dict)  # what this plan asked for already
     line: tuple[int, str] | None = None  # what the audit trail is told, and when
 
     def reserve(self, keys: Iterable[Key]) -> None:

@@ -18,7 +18,7 @@ from fhirserver.messages import Context
 from fhirserver.moments import span
 from fhirserver.search.query import Query, plain, tagged
 from fhirserver.search.reference import local, relative
-from fhirserver.validation import Document, built, loads, rebuilt
+from fhirserver.validation import Document, built, kept, rebuilt
 from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
 from fhirserver.workflow import coding, states
 
@@ -39,6 +39,7 @@ INPUTS = {
     "region": "valueCode",
     "specialty": "valueCode",
     "requesting-doctor": "valueReference",
+    "reader": "valueReference",  # the person whose attempt it is: the owner is the role in which they read
     "hurry": "valueBoolean",
     # The clock: by which agreement, since when it runs, since when it stands, which level of the ladder was told.
     "sla-policy": "valueCanonical",
@@ -80,7 +81,13 @@ class Item:
 
 
 def opened(ctx: Context, stored: Stored) -> Item:
-    return Item(stored, relative(loads(stored.json), ctx.base))
+    return Item(stored, content(stored.json, ctx.base))
+
+
+def content(text: str, base: str) -> Document:
+    """What a kept resource says, its references to this server as ``Type/id``, as most have them already."""
+    data: Document = kept(text)
+    return relative(data, base) if base in text or "\\" in text else data
 
 
 def visible_item(ctx: Context, type_: str, id_: str) -> Item:
@@ -124,7 +131,8 @@ def identified(ctx: Context, owner: str, type_: str, *values: str) -> list[Item]
 
 def _found(ctx: Context, owners: Iterable[str | None], query: Query) -> list[Item]:
     rows = ctx.store.search(query, owned_by(*owners), _MOST)
-    return [changed for row in rows if (changed := item(ctx, row.reference))]
+    found = (item(ctx, row.reference) if (row.type, row.id) in ctx.changes.writes else opened(ctx, row) for row in rows)
+    return [one for one in found if one is not None]
 
 
 def save(ctx: Context, subject: Item, data: Document, *, sealed: bool = False) -> Write:
@@ -208,11 +216,6 @@ def chain(ctx: Context, t0: Item) -> list[Item]:
     return found
 
 
-def is_preliminary(ctx: Context, t0: Item) -> bool:
-    """Whether a preliminary report is out and the final one is awaited, here or where it was passed on."""
-    return any(coding.business_status(one.data) == states.PRELIMINARY for one in chain(ctx, t0))
-
-
 def above(ctx: Context, t0: Item) -> list[Item]:
     """The coordination Task and those that it is part of; the facility's own is the last."""
     found = [t0]
@@ -264,6 +267,10 @@ def outputs(ctx: Context, task: Document, kind: str) -> list[Item]:
     rows = [row for row in task.get("output", ()) if kind in coding.codes(row.get("type"), coding.TASK_TYPE)]
     found = (item(ctx, row.get("valueReference", {}).get("reference", "")) for row in rows)
     return [one for one in found if one is not None]
+
+
+def has_output(task: Document, kind: str) -> bool:
+    return any(kind in coding.codes(row.get("type"), coding.TASK_TYPE) for row in task.get("output", ()))
 
 
 def organization(reference: Document | None) -> str | None:

@@ -183,7 +183,7 @@ def _offer(ctx: Context, t0: Item, role: str) -> None:
     verdict = roster.verdict(ctx, practitioner, t0) if practitioner else None
     if verdict is None or not verdict.eligible or verdict.role is None:
         raise roster.refusal(verdict.failed if verdict and verdict.failed else ("no-such-reader",))
-    attempts.made(ctx, t0, verdict.role, "requested")
+    attempts.made(ctx, t0, verdict.role, "requested", reader=practitioner)
 
 
 def affiliated(ctx: Context, facility: str, fulfiller: str) -> None:

@@ -174,7 +174,8 @@ def _shown(values: list[Any], shows: Callable[[Write], bool]) -> list[Any]:
 
 def _rows(name: str, value: Any) -> list[str]:
     if isinstance(value, Parts):
-        return [f'{{"name":"{name}","part":[{",".join(row for n, v in value.rows.items() for row in _rows(n, v))}]}}']
+        plain = [row for n, v in value.rows.items() for row in _plain(n, v)]
+        return [dumps({"name": name, "part": plain})]
     if isinstance(value, Typed):
         return [f'{{"name":"{name}","value{value.type}":{dumps(value.value)}}}']
     if isinstance(value, list):
@@ -184,3 +185,14 @@ def _rows(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f'{{"name":"{name}","valueBoolean":{dumps(value)}}}']
     return [f'{{"name":"{name}","resource":{dumps(value)}}}'] if value is not None else []
+
+
+def _plain(name: str, value: Any) -> list[dict[str, Any]]:
+    """A part as JSON has it; parts hold values, and resources that the server made."""
+    if isinstance(value, Typed):
+        return [{"name": name, f"value{value.type}": value.value}]
+    if isinstance(value, list):
+        return [row for one in value for row in _plain(name, one)]
+    if isinstance(value, bool):
+        return [{"name": name, "valueBoolean": value}]
+    return [{"name": name, "resource": value}] if value is not None else []

@@ -62,7 +62,7 @@ def second(ctx: Context, t0: Item, kind: str, inputs: Mapping[str, Any]) -> Writ
         _, verdict = attempts.judged(ctx, t0, practitioner, kind, "final")
         if not verdict.eligible or verdict.role is None:
             raise roster.refusal(verdict.failed)
-        made = attempts.made(ctx, asked, verdict.role, "requested", kind)
+        made = attempts.made(ctx, asked, verdict.role, "requested", kind, practitioner)
     else:
         made = attempts.pooled(ctx, asked, kind)
     ctx.changes.guard(t0.stored)  # a signature at this moment and this request do not miss each other

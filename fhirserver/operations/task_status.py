@@ -144,8 +144,7 @@ def decline(ctx: Context, t0: Item, new: Document) -> Write:
     saved = work.save(ctx, t0, timing.timed(_told(ctx, t0, new), None))
     if t0.data.get("partOf"):
         [_, parent, *_] = work.above(ctx, t0)
-        attempts.pooled(ctx, parent)
-        attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+        attempts.returned(ctx, parent)
     return saved
 
 
@@ -153,7 +152,7 @@ def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
     """Who asked for it takes it back: before anyone reads it is cancelled, while it is being read it fails."""
     if t0.stored.owner != ctx.principal.organization:
         raise Forbidden("A reading is cancelled by the organisation that asked for it.")
-    if work.is_preliminary(ctx, t0):
+    if attempts.preliminary_out(ctx, t0):
         raise Conflict("A preliminary report is out for this reading: it is withdrawn with $retract, not silently.")
     if not t0.data.get("partOf"):
         roster.require_role(ctx, "clerk", "referrer")
@@ -161,8 +160,7 @@ def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
     roster.require_role(ctx, "dispatcher")
     saved = attempts.stop(ctx, t0, "cancelled-by-placer")
     [_, parent, *_] = work.above(ctx, t0)
-    attempts.pooled(ctx, parent)
-    attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+    attempts.returned(ctx, parent)
     return saved
 
 
