@@ -1,4 +1,4 @@
-"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | backup | restore | reindex``."""
+"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | source | backup | restore | reindex``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, logs, registration, running
+from fhirserver import __version__, backup, demo, logs, modalities, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_.set_defaults(run=_demo)
 
     registration.add_commands(commands, common, _database)
+    modalities.add_commands(commands, common, _database)
 
     backup_ = commands.add_parser("backup", parents=[common], help="write the database and the images into one file")
     backup_.add_argument("file", metavar="FILE", help="- is standard output")

@@ -55,7 +55,10 @@ from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import dicomweb
 from imaging.archive import Archive
 from imaging.blobs import Blobs
+from imaging.cstore import Storing
 from imaging.index import Index
+from imaging.listener import Listener, Place, client_certificates, loopback
+from imaging.sources import Sources
 
 Clock = Callable[[], datetime]
 
@@ -97,6 +100,8 @@ class Installation:
         self.launching = Launching(self.context)
         self.index = Index(database)
         self.blobs = Blobs(settings.blob_dir)
+        self.sources = Sources(database)
+        self.listener: Listener | None = None
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
@@ -135,6 +140,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+            self.sources.prepare()
         self.refresh()
         self.trail.adopt()
         self._found_home()
@@ -144,7 +150,27 @@ class Installation:
         self.definitions.refresh()
         self.restrictions.refresh()
 
+    def listen(self) -> None:
+        """For modalities, where a port is set. Error: ValueError where the settings would take images from anyone."""
+        settings = self.settings
+        if settings.dimse_port is None:
+            return
+        tls = None
+        if settings.dimse_tls_cert:
+            if not (settings.dimse_tls_key and settings.dimse_tls_ca):
+                raise ValueError("FHIRSERVER_DIMSE_TLS_CERT needs FHIRSERVER_DIMSE_TLS_KEY and FHIRSERVER_DIMSE_TLS_CA")
+            tls = client_certificates(settings.dimse_tls_cert, settings.dimse_tls_key, settings.dimse_tls_ca)
+        elif not (settings.dimse_by_address or loopback(settings.dimse_host)):
+            raise ValueError(
+                "an AE title proves nothing: on an address beyond loopback set FHIRSERVER_DIMSE_TLS_CERT, _KEY and _CA, "
+                "or FHIRSERVER_DIMSE_BY_ADDRESS where sources may be proven by their addresses alone"
+            )
+        place = Place(settings.dimse_host, settings.dimse_port, settings.dimse_ae_title, tls, settings.dimse_associations)
+        self.listener = Listener(place, Storing(self.archive(), self.sources, settings.dimse_by_address).admit)
+
     def close(self) -> None:
+        if self.listener:
+            self.listener.stop()
         self.jobs.stop()
         self.store_audit()
 
@@ -160,6 +186,8 @@ class Installation:
             "",
             [("", float(self.settings.disk_reserve_bytes))],
         )
+        if self.listener and self.listener.owns:
+            yield "fhirserver_dicom_associations", "DICOM associations", "", [("", float(self.listener.associations))]
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
         try:
@@ -319,11 +347,14 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
     installation = Installation(settings, database, clock)
+    installation.listen()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(installation.prepare)
         installation.jobs.start()
+        if installation.listener:
+            installation.listener.start()
         gc.collect()
         gc.freeze()  # what is there at the start stays: the collector need not look at it at each of its rounds
         yield

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
+from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.encaps import parse_basic_offsets
 from pydicom.filereader import read_file_meta_info
@@ -72,12 +73,20 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def parse(path: Path) -> Instance:
-    """Errors: Refused."""
+def encodings(charset: str) -> list[str]:
+    """How Python calls a Specific Character Set. Error: ValueError for one that is not in the standard."""
+    terms = charset.split("\\")
+    if not charset or any(term not in python_encoding for term in terms):
+        raise ValueError(f"not a Specific Character Set of DICOM: {charset} (example: ISO_IR 100)")
+    return list(convert_encodings(terms))
+
+
+def parse(path: Path, charset: str | None = None) -> Instance:
+    """``charset``: of a data set that does not tell its own. Errors: Refused."""
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")
-            return _parse(file, path.stat().st_size)
+            return _parse(file, path.stat().st_size, charset)
     except Refused:
         raise
     except (RecursionError, MemoryError):
@@ -86,7 +95,7 @@ def parse(path: Path) -> Instance:
         raise Refused(CANNOT_UNDERSTAND, f"Not a DICOM file that can be read ({type(error).__name__}).") from None
 
 
-def _parse(file: BinaryIO, size: int) -> Instance:
+def _parse(file: BinaryIO, size: int, charset: str | None) -> Instance:
     file.seek(128)
     if file.read(4) != b"DICM":
         raise Refused(CANNOT_UNDERSTAND, "Not a DICOM file: no DICM prefix.")
@@ -98,6 +107,9 @@ def _parse(file: BinaryIO, size: int) -> Instance:
         raise Refused(CANNOT_UNDERSTAND, "The transfer syntax is missing.")
     file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, defer_size=_DEFER)
+    assumed = charset if charset and not dataset.get("SpecificCharacterSet") else None
+    if assumed:
+        dataset.set_original_encoding(*dataset.original_encoding, encodings(assumed))
     uids = _uids(dataset)
     at_pixels = file.tell()
     frames = _frames(file, at_pixels, size, dataset, syntax) if at_pixels < size else ()
@@ -107,7 +119,7 @@ def _parse(file: BinaryIO, size: int) -> Instance:
         attributes={level: _attributes(dataset, level) for level in LEVELS},
         accessions=_accessions(dataset),
         title=_title(dataset),
-        metadata=_metadata(dataset),
+        metadata=_metadata(dataset, assumed is not None),
         frames=frames,
     )
 
@@ -167,7 +179,7 @@ def _title(dataset: Any) -> str | None:
     )
 
 
-def _metadata(dataset: Any) -> Json:
+def _metadata(dataset: Any, assumed: bool) -> Json:
     """The DICOM JSON model without bulk data, in UTF-8. PS3.18 Annex F. Errors: Refused where there is too much of it."""
     found: Json = {}
     size = 0
@@ -193,9 +205,9 @@ def _metadata(dataset: Any) -> Json:
                 str(dataset.SOPInstanceUID),
             )
         found[f"{tag.group:04X}{tag.element:04X}"] = told
-    if "00080005" in found:
+    if assumed or "00080005" in found:
         found["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}
-    return found
+    return dict(sorted(found.items())) if assumed else found
 
 
 # ---------------------------------------------------------------- frames
