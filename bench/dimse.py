@@ -19,20 +19,33 @@ from pydicom.uid import generate_uid
 from started import Running
 
 SLICES = 500
+ELEMENTS = """
+    SpecificCharacterSet ImageType SOPClassUID StudyDate SeriesDate ContentDate StudyTime ContentTime AccessionNumber Modality
+    Manufacturer InstitutionName ReferringPhysicianName StationName StudyDescription SeriesDescription ManufacturerModelName
+    PatientName PatientID PatientBirthDate PatientSex PatientAge PatientWeight BodyPartExamined ScanOptions SliceThickness KVP
+    ProtocolName GantryDetectorTilt TableHeight ExposureTime XRayTubeCurrent ConvolutionKernel PatientPosition StudyID SeriesNumber
+    AcquisitionNumber ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SliceLocation SamplesPerPixel
+    PhotometricInterpretation PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation RescaleIntercept RescaleSlope
+"""
 
 
 def slices(folder: Path, count: int) -> int:
-    """Their size."""
-    dataset = pydicom.dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+    """A series of as many elements as most scanners send. Their size."""
+    dataset = pydicom.Dataset()
+    whole = pydicom.dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+    for keyword in ELEMENTS.split():
+        if keyword in whole:
+            setattr(dataset, keyword, whole[keyword].value)
     dataset.Rows = dataset.Columns = 512
     dataset.PixelData = bytes(range(256)) * (512 * 512 * 2 // 256)
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+    dataset.file_meta = whole.file_meta
     size = 0
     for number in range(count):
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         dataset.InstanceNumber = number + 1
         out = io.BytesIO()
-        pydicom.dcmwrite(out, dataset)
+        pydicom.dcmwrite(out, dataset, enforce_file_format=True)
         (folder / f"{number}.dcm").write_bytes(out.getvalue())
         size = len(out.getvalue())
     return size
@@ -50,7 +63,7 @@ def sent(port: int, folders: list[Path]) -> float:
     command = ["storescu", "-pdu", "131072", "-aec", "FHIRSERVER", "-aet", "BENCH", "+sd", "127.0.0.1", str(port)]
     begun = time.monotonic()
     sending = [subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL) for folder in folders]
-    assert not any([process.wait(600) for process in sending])
+    assert [process.wait(600) for process in sending] == [0] * len(folders)
     return time.monotonic() - begun
 
 

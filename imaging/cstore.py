@@ -50,13 +50,16 @@ class _FromSource:
         return self._archive.blobs.receive() if self._archive.room() else _NO_ROOM
 
     def store(self, incoming: Incoming, named: Named) -> Status:
-        stored = stow.store(incoming, self._source.organization, self._archive.blobs, self._archive.index, None)
+        archive, source = self._archive, self._source
+        stored = stow.store(
+            incoming, source.organization, archive.blobs, archive.index, None, (named.sop_class, named.uid), source.charset
+        )
         if isinstance(stored, Refused):
             return Status(stored.reason, stored.text)
-        owner = self._source.organization
-        self._archive.arrived(self._principal, owner, stored.study)
+        owner = source.organization
+        archive.arrived(self._principal, owner, stored.study)
         if stored.study not in self._noted:  # a line a study and association, as there is one a study and request of STOW
-            self._archive.note(self._principal, "cstore", [(owner, stored.study)], "")
+            archive.note(self._principal, "cstore", [(owner, stored.study)], "")
             self._noted.add(stored.study)
         return Status(SUCCESS)
 

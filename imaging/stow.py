@@ -39,10 +39,21 @@ class Outcome:
         return {instance.study for instance in self.stored}
 
 
-def store(incoming: Incoming, owner: str, blobs: Blobs, index: Index, study: str | None) -> Instance | Refused:
-    """One received part. ``study``: the one that the URL names. The file is durable before its row is written."""
+def store(
+    incoming: Incoming,
+    owner: str,
+    blobs: Blobs,
+    index: Index,
+    study: str | None,
+    named: tuple[str, str] | None = None,
+    charset: str | None = None,
+) -> Instance | Refused:
+    """One received part. ``study``: the one that the URL names; ``named``: the class and instance that the request names;
+    ``charset``: of a data set that does not tell its own. The file is durable before its row is written."""
     try:
-        instance = dataset.parse(incoming.path)
+        instance = dataset.parse(incoming.path, charset)
+        if named is not None and named != (instance.sop_class, instance.uid):
+            raise Refused(DATA_SET_MISMATCH, "The data set is not the instance that the request names.", *named)
         if study is not None and instance.study != study:
             raise Refused(DATA_SET_MISMATCH, "StudyInstanceUID is not that of the URL.", instance.sop_class, instance.uid)
     except Refused as refused:
