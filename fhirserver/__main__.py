@@ -1,4 +1,4 @@
-"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | source | backup | restore | reindex``."""
+"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | source | gateway | backup | restore | reindex``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, logs, modalities, registration, running
+from fhirserver import __version__, backup, demo, gateway, logs, modalities, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
 
     registration.add_commands(commands, common, _database)
     modalities.add_commands(commands, common, _database)
+
+    gateway_ = commands.add_parser("gateway", help="take C-STORE on a facility's network and send it on by HTTPS")
+    gateway.add_arguments(gateway_)
+    gateway_.set_defaults(run=lambda options, _: gateway.run(options))
 
     backup_ = commands.add_parser("backup", parents=[common], help="write the database and the images into one file")
     backup_.add_argument("file", metavar="FILE", help="- is standard output")

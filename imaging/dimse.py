@@ -24,7 +24,7 @@ _C_STORE_RQ, _C_ECHO_RQ, _C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
 _NO_DATA_SET = 0x0101
 _AFFECTED_CLASS, _FIELD, _MESSAGE, _DATA_SET_TYPE, _AFFECTED_INSTANCE = 0x0002, 0x0100, 0x0110, 0x0800, 0x1000
 _MAX_COMMAND = 16 * 1024
-_DRAINED = 8  # times the largest instance: what is read of one that is too large, so that its sender can be answered
+_READ = 8  # times the largest instance: what is read of one that is too large, so that its sender can be answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,42 +102,43 @@ class _Message:
         return fragment
 
     def _data(self, context: int) -> Iterator[memoryview]:
+        read = 0
         while True:
             fragment = self._next()
             if fragment.command or fragment.context != context:
                 raise Violation(UNEXPECTED_PDU)
+            read += len(fragment.data)
+            if read > _READ * self._service.largest:
+                raise Violation(INVALID_VALUE)
             yield fragment.data
             if fragment.last:
                 return
 
     def _drain(self, context: int) -> None:
-        read = 0
-        for chunk in self._data(context):
-            read += len(chunk)
-            if read > _DRAINED * self._service.largest:
-                raise Violation(INVALID_VALUE)
+        for _ in self._data(context):
+            pass
 
     def _stored(self, context: int, named: Named, sop_class: str) -> Status:
         problem = _named_wrong(named, sop_class)
-        incoming = problem or self._begun(named)
+        incoming = None if problem else self._begun(named)
         if isinstance(incoming, Status):
-            self._drain(context)
-            return incoming
+            incoming, problem = None, incoming
         whole = False
         try:
-            for chunk in self._data(context):
-                problem = problem or self._written(incoming, chunk)
-                if problem:
-                    incoming.discard()
-                    self._drain(context)
-                    return problem
+            for chunk in self._data(context):  # to its end, also when it is not wanted any more: its sender waits until then
+                if incoming and not problem:
+                    problem = self._written(incoming, chunk)
             whole = True
-            return self._service.store(incoming, named)
+            if problem is None and incoming is not None:
+                return self._service.store(incoming, named)
         except Exception as error:
-            incoming.discard()
             if not whole:
                 raise
-            return self._service.failed(error)
+            problem = self._service.failed(error)
+        finally:
+            if incoming and (problem or not whole):
+                incoming.discard()
+        return problem or Status(PROCESSING_FAILURE)
 
     def _begun(self, named: Named) -> Incoming | Status:
         try:
