@@ -119,26 +119,30 @@ class _Message:
             pass
 
     def _stored(self, context: int, named: Named, sop_class: str) -> Status:
-        problem = _named_wrong(named, sop_class)
-        incoming = None if problem else self._begun(named)
-        if isinstance(incoming, Status):
-            incoming, problem = None, incoming
-        whole = False
+        begun = _named_wrong(named, sop_class) or self._begun(named)
+        if isinstance(begun, Status):
+            self._drain(context)
+            return begun
         try:
-            for chunk in self._data(context):  # to its end, also when it is not wanted any more: its sender waits until then
-                if incoming and not problem:
-                    problem = self._written(incoming, chunk)
-            whole = True
-            if problem is None and incoming is not None:
-                return self._service.store(incoming, named)
+            problem = self._received(context, begun)
+        except BaseException:
+            begun.discard()
+            raise
+        if problem:
+            begun.discard()
+            return problem
+        try:
+            return self._service.store(begun, named)
         except Exception as error:
-            if not whole:
-                raise
-            problem = self._service.failed(error)
-        finally:
-            if incoming and (problem or not whole):
-                incoming.discard()
-        return problem or Status(PROCESSING_FAILURE)
+            begun.discard()
+            return self._service.failed(error)
+
+    def _received(self, context: int, incoming: Incoming) -> Status | None:
+        """The data set is read to its end, also when it is not wanted any more: until then its sender does not listen."""
+        problem: Status | None = None
+        for chunk in self._data(context):
+            problem = problem or self._written(incoming, chunk)
+        return problem
 
     def _begun(self, named: Named) -> Incoming | Status:
         try:

@@ -70,6 +70,8 @@ class Caller:
             reject = A_ASSOCIATE_RJ()
             reject.decode(whole)
             self.rejected = (reject.result, reject.source, reject.reason_diagnostic)
+        elif type_ != 2:
+            raise ConnectionError(f"neither accepted nor rejected: {type_}")
         else:
             accept = A_ASSOCIATE_AC()
             accept.decode(whole)

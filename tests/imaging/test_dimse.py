@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pydicom
 import pytest
@@ -29,6 +30,7 @@ from fhirserver.settings import Settings
 from imaging import part10
 from imaging.blobs import Incoming
 from imaging.dataset import parse
+from imaging.dimse import Status
 from imaging.listener import Listener, Place
 from imaging.sources import Source, proven
 from imaging.upperlayer import Limits, chosen_syntax
@@ -583,6 +585,9 @@ def test_twenty_associations_store_at_once_and_the_next_is_told_to_come_later(po
 class _Nowhere:
     largest = 1000
 
+    def receive(self):
+        return Status(0xA700)
+
 
 def _listening(**limits) -> Listener:
     listener = Listener(Place("127.0.0.1", free_port(), None, limits=Limits(**limits)), lambda _: _Nowhere())
@@ -614,6 +619,20 @@ def test_who_says_nothing_is_cut_before_during_and_after_the_request():
         amid = Caller(port, called="ANY")
         amid.socket.sendall(b"\x04\0\0\0\1\0")
         assert amid.pdu()[0] in (0, 7)
+        until(lambda: listener.associations == 0)
+    finally:
+        listener.stop()
+
+
+def test_an_instance_without_an_end_is_not_read_for_ever():
+    listener = _listening()
+    try:
+        caller = Caller(listener._place.port, called="ANY")
+        caller.ask("1.2.3")
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                caller.send(bytes(1000), last=False)
+        assert caller.pdu()[0] in (0, 7)
         until(lambda: listener.associations == 0)
     finally:
         listener.stop()
