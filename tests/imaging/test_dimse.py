@@ -7,10 +7,12 @@ import hashlib
 import io
 import json
 import random
+import selectors
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -673,6 +675,44 @@ def test_a_server_that_stops_finishes_the_instance_that_is_coming(mongodb_uri, t
         with pytest.raises(ConnectionRefusedError):
             Caller(server.settings.dimse_port)
     server.close()
+
+
+OWNING = """
+import sys, time
+from imaging.listener import Listener, Place
+listener = Listener(Place("127.0.0.1", int(sys.argv[1]), None), lambda _: None)
+listener.start()
+while not listener.owns:
+    time.sleep(0.01)
+print("owns", flush=True)
+time.sleep(60)
+"""
+
+
+def test_of_two_processes_one_has_the_port_and_the_other_takes_it_over():
+    port = free_port()
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", OWNING, str(port)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    try:
+        with selectors.DefaultSelector() as told:
+            for process in (first, second):
+                told.register(process.stdout, selectors.EVENT_READ, process)
+            [(key, _)] = told.select(30)
+            owner, other = key.data, second if key.data is first else first
+            assert owner.stdout.readline() == "owns\n"
+            told.unregister(owner.stdout)
+            assert told.select(1.5) == []
+            assert Caller(port).rejected == (1, 1, 3)
+            owner.kill()
+            assert told.select(10)
+        assert other.stdout.readline() == "owns\n"
+        assert Caller(port).rejected == (1, 1, 3)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait(10)
+            process.stdout.close()
 
 
 def test_what_the_file_meta_says_is_read_back_as_it_was_written():
