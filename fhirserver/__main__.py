@@ -1,4 +1,5 @@
-"""The command line: ``fhirserver serve | demo | user | client | provider | token | keys | source | gateway | backup | restore | reindex``."""
+"""The command line: serve, demo, user, client, provider, token, keys, source, gateway, store, check-images, sweep-images, backup,
+restore, reindex."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, gateway, logs, modalities, registration, running
+from fhirserver import __version__, backup, demo, gateway, images, logs, modalities, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.settings import Settings
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_.set_defaults(run=_demo)
 
     registration.add_commands(commands, common, _database)
+    images.add_commands(commands, common, _database)
     modalities.add_commands(commands, common, _database)
 
     gateway_ = commands.add_parser("gateway", help="take C-STORE on a facility's network and send it on by HTTPS")

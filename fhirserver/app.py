@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -32,7 +32,7 @@ from auth.store import AuthStore
 from fhirserver import agreements, health, replay, rest, scoped, timers, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch, retried
-from fhirserver.errors import InvalidToken, Unavailable
+from fhirserver.errors import Conflict, InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Reply, Request
@@ -52,15 +52,19 @@ from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import dicomweb
+from imaging import blobs, dicomweb, keeping, stow
 from imaging.archive import Archive
-from imaging.blobs import Blobs
 from imaging.cstore import Storing
+from imaging.decoding import Decoders
 from imaging.index import Index
 from imaging.listener import Listener, Place, client_certificates, loopback
 from imaging.sources import Sources
 
+log = logging.getLogger("fhirserver.app")
+
 Clock = Callable[[], datetime]
+
+_DAY = 86_400.0
 
 
 def now() -> datetime:
@@ -78,6 +82,7 @@ class Installation:
 
     def __init__(self, settings: Settings, database: Database[dict[str, Any]], clock: Clock = now) -> None:
         logging.getLogger("authlib").setLevel(logging.INFO)  # its debug lines hold tokens
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings hold values of patients' data sets
         self.settings = settings
         self.clock = clock
         self.database = database
@@ -99,7 +104,8 @@ class Installation:
         self.server = Server(self.auth, settings.base, self.grantable, self.note_event)
         self.launching = Launching(self.context)
         self.index = Index(database)
-        self.blobs = Blobs(settings.blob_dir)
+        self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
+        self.decoders = Decoders()
         self.sources = Sources(database)
         self.listener: Listener | None = None
         self.arrivals = Arrivals(
@@ -119,6 +125,8 @@ class Installation:
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
                 Job("uploads", 3600.0, self.sweep_uploads, shared=False),
+                Job("marks", 600.0, self.mark_images),
+                Job("orphans", 21_600.0, self._sweep_orphans),
                 Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
@@ -141,6 +149,7 @@ class Installation:
             self.auth.prepare()
             self.index.prepare()
             self.sources.prepare()
+        self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
         self.trail.adopt()
         self._found_home()
@@ -172,6 +181,7 @@ class Installation:
         if self.listener:
             self.listener.stop()
         self.jobs.stop()
+        self.decoders.close()
         self.store_audit()
 
     def store_audit(self) -> None:
@@ -190,6 +200,7 @@ class Installation:
             yield "fhirserver_dicom_associations", "DICOM associations", "", [("", float(self.listener.associations))]
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
+        yield "fhirserver_images_up", "Whether the store of the images' bytes answers", "", [("", float(self._images_up()))]
         try:
             self.store.ping()
             progress = self.reindexing.progress()
@@ -201,7 +212,41 @@ class Installation:
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
 
     def sweep_uploads(self) -> None:
-        self.blobs.sweep(time.time() - 86_400)
+        with self._images():
+            self.blobs.sweep(time.time() - _DAY)
+
+    def sweep_orphans(self, *, force: bool = False) -> list[blobs.Kept]:
+        """Files that no row names, when they are a day old. Errors: NotSweptError, where they seem to be something else."""
+        with translated(), self._images():
+            return keeping.sweep(self.index, self.blobs, time.time() - _DAY, force=force)
+
+    def mark_images(self) -> None:
+        with translated(), self._images():
+            keeping.mark(self.index, self.blobs)
+
+    def _sweep_orphans(self) -> None:
+        try:
+            removed = self.sweep_orphans()
+        except keeping.NotSweptError as error:
+            log.warning("Images without a row: %s", error)
+            return
+        if removed:
+            log.info("Removed %d images' files that no row names", len(removed))
+
+    def _images_up(self) -> bool:
+        try:
+            self.blobs.marked()
+        except blobs.Away:
+            return False
+        return True
+
+    @contextmanager
+    def _images(self) -> Iterator[None]:
+        """Errors: Unavailable, where the store of the images is away."""
+        try:
+            yield
+        except blobs.Away as error:
+            raise Unavailable(str(error)) from None
 
     def announce_lapsing(self) -> None:
         """Of the privileges that each organisation gave, in the time that its policy names."""
@@ -230,7 +275,7 @@ class Installation:
         return Records(self.launching.context, self.launching.choices, self.launching.accesses)
 
     def unavailable(self, error: Exception) -> bool:
-        return isinstance(error, (Unavailable, ConnectionFailure))
+        return isinstance(error, (Unavailable, ConnectionFailure, blobs.Away))
 
     def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
         touched = tuple(self._touched_study(owner, uid) for owner, uid in dict.fromkeys(rows))
@@ -252,6 +297,7 @@ class Installation:
         return Archive(
             blobs=self.blobs,
             index=self.index,
+            decoders=self.decoders,
             base=f"{self.settings.base}/dicomweb",
             max_request=self.settings.max_upload_bytes,
             max_part=self.settings.max_part_bytes,
@@ -278,19 +324,6 @@ class Installation:
             document = {"resourceType": "Organization", "id": home, "active": True, "name": self.settings.organization_name}
             request = Request("PUT", f"Organization/{home}", body=dumps(document).encode())
             dispatch(self.context(principal), request)
-        endpoint = {
-            "resourceType": "Endpoint",
-            "id": f"{home}-dicomweb",
-            "status": "active",
-            "connectionType": {
-                "system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
-                "code": "dicom-wado-rs",
-            },
-            "payloadType": [{"text": "DICOM"}],
-            "address": f"{self.settings.base}/dicomweb",
-        }
-        request = Request("PUT", f"Endpoint/{home}-dicomweb", body=dumps(endpoint).encode())
-        dispatch(self.context(principal), request)
         for template in templates():  # to begin with; a facility's own of the same URL goes before
             id_ = f"{home}-{template['url'].rpartition(':')[2]}"
             self.store.prepare("Questionnaire")
@@ -322,7 +355,17 @@ class Installation:
             note=self.trail.append,
             derived_id=self.derived_id,
             withheld_from=lambda organization: self.restrictions.withheld_from(organization, now),
+            take_from_quarantine=self.take_from_quarantine,
         )
+
+    def take_from_quarantine(self, owner: str, study: str, replace: bool) -> bool:
+        try:
+            with translated():
+                moved = stow.decided(owner, study, replace, self.blobs, self.index)
+                self.index.mark(owner, study, milliseconds(self.clock()))
+        except stow.PartlyResent:
+            raise Conflict("Not every image of the study was sent again for the other patient.") from None
+        return moved
 
     def derived_id(self, *parts: str) -> str:
         """The same each time, and not to be guessed without this installation's secret."""

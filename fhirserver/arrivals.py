@@ -42,10 +42,10 @@ class Arrivals:
         visible = access.visible(principal, self._store.types["ImagingStudy"], letter)
         return {keys[key] for key in self._store.business_keys("ImagingStudy", list(keys), visible) if key in keys}
 
-    def arrived(self, principal: Principal, owner: str, uid: str) -> None:
+    def arrived(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None:
         """Mark the study; bring its ImagingStudy up to date at once, but no more than once a second."""
         with translated():
-            self._index.mark(owner, uid, milliseconds(self._clock()))
+            self._index.mark(owner, uid, milliseconds(self._clock()), None if quiet is None else int(quiet * 1000))
         if self._due((owner, uid)):
             self._tried(owner, uid, complete=False)
 
@@ -62,10 +62,10 @@ class Arrivals:
             found = self._index.study(owner, uid)
         if found is None:
             return
-        study, when = found
+        study, revision = found
         retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
         with translated():
-            self._index.settle(owner, uid, when, complete=complete)
+            self._index.settle(owner, uid, revision, complete=complete)
 
     def settle(self) -> None:
         """Studies of new orders, what came since the last update, and studies that have been quiet long enough."""
@@ -73,7 +73,7 @@ class Arrivals:
         with translated():
             self._index.again({(owner, number) for row in rows for owner, number in row["orders"]})
             dirty = self._index.dirty()
-            quiet = self._index.waiting(milliseconds(self._clock()) - int(self._quiet * 1000))
+            quiet = self._index.waiting(milliseconds(self._clock()), int(self._quiet * 1000))
         if rows:
             self._store.registers.orders_matched(rows)
         for owner, uid in quiet:

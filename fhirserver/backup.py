@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import shutil
 import sys
 import tarfile
 import tempfile
 import time
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,11 +38,11 @@ from pymongo.database import Database
 
 from fhirserver.app import Installation
 from fhirserver.store import translated
+from imaging.blobs import Damaged
 
 VERSION, _BUFFER = 1, 1024**2
 _CHUNK, _DOCUMENTS, _BATCH = 8 * 1024**2, 2000, 500  # bytes and documents in a member, documents in an answer of the database
 _RAW: CodecOptions[raw_bson.RawBSONDocument] = CodecOptions(document_class=raw_bson.RawBSONDocument)
-_BLOBS = "/".join("[0-9a-f]" * length for length in (2, 2, 64))
 
 
 class Tally(Counter[str]):
@@ -85,12 +88,25 @@ def _members(installation: Installation, done: Tally) -> Iterator[tuple[str, int
             for number, chunk in enumerate(_chunks(raw[name].find({}, session=session, batch_size=_BATCH)), 1):
                 yield f"collections/{name}/{number:06}.bson.gz", len(chunk), BytesIO(gzip.compress(b"".join(chunk), 1, mtime=0))
         rows = installation.index.instances.find({}, {"digest": 1}, session=session, batch_size=_BATCH)
-        if lost := sum(not blobs.path(row["digest"]).exists() for row in rows):
-            sys.stderr.write(f"fhirserver: {lost} images are not in the backup, {blobs.folder} does not have them\n")
-    for path in blobs.folder.glob(_BLOBS):
-        with open(path, "rb") as file:
-            yield f"blobs/{path.name}", 1, file
+        wanted = array("Q", (short for short, _ in groupby(sorted(_short(row["digest"]) for row in rows))))
+    there = bytearray(len(wanted))
+    for kept in blobs.digests():
+        at = bisect_left(wanted, short := _short(kept.digest))
+        known = at < len(wanted) and wanted[at] == short
+        if kept.aside and not known:
+            continue
+        with suppress(FileNotFoundError, Damaged), blobs.local(kept.digest) as path, open(path, "rb") as file:
+            if known:
+                there[at] = 1
+            yield f"blobs/{kept.digest}", 1, file
+    if lost := there.count(0):
+        sys.stderr.write(f"fhirserver: {lost} images are not in the backup, they are missing: fhirserver check-images\n")
     yield "end.json", 1, BytesIO(json.dumps(done).encode())
+
+
+def _short(digest: str) -> int:
+    """Enough of it to count by."""
+    return int(digest[:16], 16)
 
 
 @contextmanager
@@ -138,10 +154,10 @@ def _target(file: str) -> Iterator[IO[bytes]]:
 
 def restore(installation: Installation, file: str) -> None:
     """All of ``file`` (``-`` is standard input) into an empty database, or nothing. Error: RuntimeError."""
-    database, blobs, notes = installation.database, installation.blobs.folder, list[Path]()
+    database, blobs, notes = installation.database, installation.blobs, list[Path]()
     if full := [name for name in database.list_collection_names() if database[name].find_one({}, {"_id": 1})]:
         raise RuntimeError(f"the database {database.name} is not empty: there is something in {', '.join(sorted(full)[:3])} …")
-    bare = not any(blobs.glob(_BLOBS))
+    bare = not any(True for _ in blobs.digests())
     try:
         with open(sys.stdin.fileno() if file == "-" else file, "rb", closefd=file != "-") as source, translated():
             _load(installation, source, notes)
@@ -151,11 +167,16 @@ def restore(installation: Installation, file: str) -> None:
             while ids := [row["_id"] for row in islice(rows, _BATCH)]:
                 database[name].delete_many({"_id": {"$in": ids}})
         database.client.drop_database(database)
-        for path in [*notes, *blobs.glob(_BLOBS)] if bare else notes:
+        for path in notes:
             path.unlink(missing_ok=True)
+        for kept in blobs.digests() if bare else ():
+            while blobs.remove(kept.digest, math.inf):
+                pass
         if isinstance(error, Exception):
             raise RuntimeError(f"nothing was restored: {type(error).__name__}: {error}") from error
         raise
+    if not bare:  # what came after the backup has no row any more, and is no orphan to be swept unasked
+        blobs.mark("restored")
 
 
 def _load(installation: Installation, source: IO[bytes], notes: list[Path]) -> None:

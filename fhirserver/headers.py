@@ -100,7 +100,7 @@ def birth_date(study: Study) -> str | None:
     return date(study.attributes.get("PatientBirthDate", ""))
 
 
-def imaging_study(ctx: Context, study: Study, patient: str, orders: list[str], status: str) -> Document:
+def imaging_study(ctx: Context, study: Study, patient: str, orders: list[str], status: str, endpoint: str) -> Document:
     """https://hl7.org/fhir/R4/imagingstudy-mappings.html"""
     document: Document = {
         "resourceType": "ImagingStudy",
@@ -114,7 +114,7 @@ def imaging_study(ctx: Context, study: Study, patient: str, orders: list[str], s
         "started": _started(ctx, study.owner, study.attributes, "StudyDate", "StudyTime"),
         "basedOn": [{"reference": order} for order in orders],
         "referrer": _named(study.attributes.get("ReferringPhysicianName")),
-        "endpoint": [{"reference": f"Endpoint/{ctx.home}-dicomweb"}],
+        "endpoint": [{"reference": f"Endpoint/{endpoint}"}],
         "numberOfSeries": len(study.series),
         "numberOfInstances": sum(len(series.instances) for series in study.series),
         "description": _clean(study.attributes.get("StudyDescription")),

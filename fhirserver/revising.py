@@ -99,6 +99,33 @@ def published(
     return report, document, told
 
 
+def withdraw(ctx: Context, report: Item) -> Write:
+    """A report that is out, final or preliminary, is entered in error: all who have it are told and have to acknowledge it."""
+    found = _preliminary(ctx, report) if report.status == "preliminary" else signed(ctx, report)
+    gone = work.save(ctx, report, report.data | {"status": "entered-in-error"})
+    for listed in issuing.former(ctx, report.data, found.orders):
+        work.save(ctx, listed, listed.data | {"status": "entered-in-error"}, sealed=True)
+    inform(ctx, found, "The report was withdrawn: do not act on it.", "report-withdrawn")
+    closing.delivery(ctx, gone.data or {}, found.facility, found.orders)
+    for task in found.tasks:
+        for one in work.above(ctx, task):
+            if one.status in states.OPEN_TASK:
+                attempts.stop(ctx, one, "withdrawn", states.WITHDRAWN)
+            else:
+                work.change(ctx, one, states.WITHDRAWN)
+    return gone
+
+
+def _preliminary(ctx: Context, report: Item) -> Signed:
+    """One that is out, whose final reading has not been signed."""
+    orders = [order for reference in work.based_on(report.data) if (order := work.item(ctx, reference))]
+    tasks = [work.chain(ctx, t0)[-1] for order in orders if (t0 := work.coordination(ctx, order))]
+    if not tasks:
+        raise Conflict("The reading of this report cannot be found.")
+    said = [one for t in tasks for one in work.outputs(ctx, t.data, "preliminary-response")]
+    return Signed(report, orders, tasks, said[-1] if said else report)
+
+
 def inform(ctx: Context, found: Signed, text: str, category: str = "report-changed") -> Write:
     """Every organisation that has the report."""
     readers = reporting.recipients(ctx, found.tasks)

@@ -17,7 +17,10 @@ class Settings(BaseSettings):
     mongodb_uri: str | None = Field(None, description="A MongoDB replica set or sharded cluster; unset: the embedded server")
     database: str = Field("fhirserver", description="Name of the database")
     data_dir: Path = Field(Path("data"), description="Folder of images, audit files and the embedded database")
-    blobs: Path | None = Field(None, description="Folder of the images' bytes; unset: blobs in the data folder")
+    blobs: str | None = Field(
+        None, description="Folder of the images' bytes, or s3://bucket/prefix; unset: blobs in the data folder"
+    )
+    s3_endpoint: str | None = Field(None, description="URL of the S3-compatible store; unset: Amazon's")
     public_url: str | None = Field(None, description="The URL under which clients reach the server; unset: where it listens")
     organization: str = Field("centre", description="Id of the installation's own Organization, the central unit")
     organization_name: str = Field("Reading centre", description="Its name, where the server has to create it")
@@ -55,4 +58,5 @@ class Settings(BaseSettings):
 
     @property
     def blob_dir(self) -> Path:
-        return self.blobs or self.data_dir / "blobs"
+        """Where the images' bytes are, or, where those are in S3, their spool and cache."""
+        return Path(self.blobs) if self.blobs and not self.blobs.startswith("s3://") else self.data_dir / "blobs"

@@ -6,7 +6,7 @@ is kept to its facility and put in a reconcile Task. https://hl7.org/fhir/R4/ima
 
 from __future__ import annotations
 
-from fhirserver import timing, work
+from fhirserver import reconciling, timing, work
 from fhirserver.headers import accession_identifier, birth_date, imaging_study, modalities, patient_of
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
@@ -26,18 +26,57 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     if known.get("status") in ("cancelled", "entered-in-error"):
         return Reply(200)  # people took it out of the record; the bytes stay
     found = _matched(ctx, study)
-    patient = found.patient or known.get("subject", {}).get("reference") or _patient(ctx, study)
+    id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
+    before = known.get("subject", {}).get("reference")
+    patient = found.patient or before or _patient(ctx, study)
+    if before not in (None, patient) and reconciling.reports(ctx, study.owner, id_):
+        reconciling.ask(ctx, study.owner, id_, before, reconciling.PATIENT_CHANGED, found.orders, patient)
+        patient, found = before, Match()  # a study with a report is moved by people alone
     orders = _orders(ctx, study, patient, found, known)
     status = "available" if complete or known.get("status") == "available" else "registered"
-    resource = built(known | imaging_study(ctx, study, patient, orders, status))
-    id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
+    resource = built(known | imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner)))
     if current is None or current.deleted or not unchanged(resource, current):
         put(ctx, ctx.store.types["ImagingStudy"], resource, id_, current, "PUT" if current else "POST")
-    if found.conflicting and not orders:
-        _reconcile(ctx, study, id_, patient, found)
     for order in orders:
         follow_order(ctx, study.owner, order, id_, resource.data)
+    _looked_at(ctx, study, id_, patient, found, resource.data, known)
     return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,), ()),))
+
+
+def _looked_at(
+    ctx: Context, study: Study, id_: str, patient: str, found: Match, now: Document, before: Document
+) -> None:  # fmt: skip
+    """What people have to decide of it."""
+    if found.conflicting and not now.get("basedOn"):
+        reconciling.ask(ctx, study.owner, id_, patient, reconciling.PATIENT_MISMATCH, found.conflicting)
+    if study.quarantined:
+        once = "|".join(sorted(one.digest for one in study.quarantined))
+        reconciling.ask(ctx, study.owner, id_, patient, reconciling.SET_ASIDE, work.based_on(now), once)
+    if now["status"] != "available":
+        return
+    if before.get("numberOfInstances", 0) < now.get("numberOfInstances", 0) and before.get("status") == "available":
+        reconciling.after_signing(ctx, study.owner, id_, now)
+    if before.get("status") != "available":
+        reconciling.same_examination(ctx, study.owner, id_, now)
+
+
+def _endpoint(ctx: Context, facility: str) -> str:
+    """Where a facility's images are had: its own Endpoint, made when its first study arrives, and again when the server moves."""
+    id_ = ctx.derived_id("Endpoint", facility, "dicomweb")
+    stored = ctx.store.get("Endpoint", id_, owned_by(facility))
+    address = f"{ctx.base.removesuffix('/fhir')}/dicomweb"
+    if stored is None or stored.deleted or loads(stored.json).get("address") != address:
+        document: Document = {
+            "resourceType": "Endpoint",
+            "status": "active",
+            "connectionType": {"system": coding.CONNECTION_TYPE, "code": "dicom-wado-rs"},
+            "managingOrganization": {"reference": f"Organization/{facility}"},
+            "payloadType": [{"coding": [coding.DICOM_PAYLOAD], "text": "DICOM"}],
+            "payloadMimeType": ["application/dicom"],
+            "address": address,
+        }
+        put(ctx, ctx.store.types["Endpoint"], built(document), id_, stored, "PUT" if stored else "POST")
+    return id_
 
 
 def _orders(ctx: Context, study: Study, patient: str, found: Match, known: Document) -> list[str]:
@@ -178,23 +217,3 @@ def _worked_on(ctx: Context, order: Item, t0: Item, study_id: str, study: Docume
             document = timing.started(ctx, document, order.stored.owner, fulfiller, ctx.now, timing.end_of(t0.data))
     if document != t0.data:
         work.follow(ctx, t0, document)
-
-
-def _reconcile(ctx: Context, study: Study, study_id: str, patient: str, found: Match) -> None:
-    id_ = ctx.derived_id("reconcile", study.owner, study.uid)
-    if _own(ctx, study, "Task", id_) is not None:
-        return
-    document = {
-        "resourceType": "Task",
-        "status": "requested",
-        "intent": "order",
-        "code": coding.concept(coding.TASK_TYPE, "reconcile"),
-        "description": "The study's accession number is that of an order for another patient; link it, correct it or reject it.",
-        "focus": {"reference": f"ImagingStudy/{study_id}"},
-        "for": {"reference": patient},
-        "authoredOn": ctx.now.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "requester": {"reference": f"Organization/{study.owner}"},
-        "owner": {"reference": f"Organization/{study.owner}"},
-        "input": [{"type": {"text": "order"}, "valueReference": {"reference": order}} for order in found.conflicting],
-    }
-    put(ctx, ctx.store.types["Task"], built(document), id_, None, "POST")

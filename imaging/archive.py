@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from auth.principal import Principal
 from imaging.blobs import Blobs
+from imaging.decoding import Decoders
 from imaging.index import Index
 
 Studies = list[tuple[str, str]]  # (owner, StudyInstanceUID)
+
+
+class Arrived(Protocol):
+    """``quiet``: seconds without an instance after which a study of this source is complete, where it has its own."""
+
+    def __call__(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +31,13 @@ class Archive:
 
     blobs: Blobs
     index: Index
+    decoders: Decoders
     base: str
     max_request: int
     max_part: int
     authenticate: Callable[[str | None, str | None], Principal]
     see: Callable[[Principal, str, Studies], set[tuple[str, str]]]
-    arrived: Callable[[Principal, str, str], None]
+    arrived: Arrived
     note: Callable[[Principal, str, Studies, str], None]
     unavailable: Callable[[Exception], bool]
     room: Callable[[], bool]

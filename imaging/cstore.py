@@ -52,16 +52,16 @@ class _FromSource:
     def store(self, incoming: Incoming, named: Named) -> Status:
         archive, source = self._archive, self._source
         stored = stow.store(
-            incoming, source.organization, archive.blobs, archive.index, None, (named.sop_class, named.uid), source.charset
+            incoming, source.organization, archive.blobs, archive.index, None, source.charset, (named.sop_class, named.uid)
         )
         if isinstance(stored, Refused):
             return Status(stored.reason, stored.text)
         owner = source.organization
-        archive.arrived(self._principal, owner, stored.study)
+        archive.arrived(self._principal, owner, stored.study, source.quiet)
         if stored.study not in self._noted:  # a line a study and association, as there is one a study and request of STOW
             archive.note(self._principal, "cstore", [(owner, stored.study)], "")
             self._noted.add(stored.study)
-        return Status(SUCCESS)
+        return Status(stow.WARNING, stored.text) if isinstance(stored, stow.SetAside) else Status(SUCCESS)
 
     def failed(self, error: Exception) -> Status:
         if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:

@@ -139,10 +139,10 @@ def new_boundary() -> str:
     return uuid.uuid4().hex
 
 
-def written(boundary: str, parts: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    """The bytes of a multipart message, a part at a time."""
-    for content_type, data in parts:
+def written(boundary: str, parts: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[bytes]:
+    """The bytes of a multipart message, a chunk at a time."""
+    for content_type, chunks in parts:
         yield f"--{boundary}\r\nContent-Type: {content_type}\r\n\r\n".encode()
-        yield data
+        yield from chunks
         yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()

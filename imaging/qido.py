@@ -6,13 +6,23 @@ PS3.18 section 10.6 and PS3.4 C.2.2.2: https://dicom.nema.org/medical/dicom/curr
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from imaging.attributes import ATTRIBUTES, BY_NAME, INSTANCE, LEVELS, SERIES, STUDY, Attribute
-from imaging.index import Index, Row
+from imaging.attributes import (
+    ATTRIBUTES,
+    BY_NAME,
+    INSTANCE,
+    LEVELS,
+    REQUEST_ATTRIBUTES,
+    REQUESTS,
+    SERIES,
+    STUDY,
+    Attribute,
+)
+from imaging.index import Index, Row, told
+from imaging.matching import bounds, matches, moments
 
 # (owner, study UID) pairs -> those that the caller may see
 See = Callable[[list[tuple[str, str]]], set[tuple[str, str]]]
@@ -21,9 +31,17 @@ Json = dict[str, Any]
 MAX_RESULTS = 5000
 _BATCH = 100
 _LONGEST = 1024
-_COUNTED = frozenset(
-    {"ModalitiesInStudy", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "NumberOfSeriesRelatedInstances"}
+_TAG = re.compile("[0-9A-Fa-f]{8}")
+# A date and its time: two ranges are one range of moments (PS3.4 C.2.2.2.5, combined datetime matching)
+_MOMENTS = (
+    ("StudyDate", "StudyTime"),
+    ("SeriesDate", "SeriesTime"),
+    ("PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime"),
+    ("AcquisitionDate", "AcquisitionTime"),
+    ("ContentDate", "ContentTime"),
 )
+# What of a study or series is told from one of its instances when it is asked for: patient module, procedure, issuer
+_OF_ALL = re.compile("0010....|00081032|00080051")
 
 
 class QueryError(ValueError):
@@ -32,15 +50,19 @@ class QueryError(ValueError):
 
 @dataclass(slots=True)
 class Asked:
-    """A search, understood: what must match, what is to come back, how much."""
+    """A search, understood: what must match, what is to come back, how much; and what of it is not done (``warnings``)."""
 
     level: str
     match: list[tuple[Attribute, str]] = field(default_factory=list)
-    include: set[str] = field(default_factory=set)
+    requests: list[tuple[Attribute, str]] = field(default_factory=list)
+    moments: list[tuple[str, str, str, str]] = field(default_factory=list)  # date, time, and the range of both
+    include: set[str] = field(default_factory=set)  # tags
+    all: bool = False
     limit: int = MAX_RESULTS
     offset: int = 0
     fuzzy: bool = False
     named: frozenset[str] = frozenset()  # the levels that the path names
+    warnings: list[str] = field(default_factory=list)
 
 
 def parse(level: str, pairs: Iterable[tuple[str, str]], fixed: dict[str, str]) -> Asked:
@@ -53,19 +75,53 @@ def parse(level: str, pairs: Iterable[tuple[str, str]], fixed: dict[str, str]) -
                 raise QueryError(f"{name} is a whole number.")
             setattr(asked, name, int(value))
         elif name == "includefield":
-            asked.include.update(value.split(","))
+            _included(asked, value)
         elif name == "fuzzymatching":
             asked.fuzzy = value == "true"
+        elif name in ("emptyvaluematching", "multiplevaluematching"):
+            if value == "true":
+                asked.warnings.append(f"The {name} parameter is not supported. Only literal matching has been performed.")
         else:
-            attribute = BY_NAME.get(name) or BY_NAME.get(name.upper())
-            if attribute is None or LEVELS.index(attribute.level) > LEVELS.index(level):
-                raise QueryError("An attribute that cannot be searched for at this level.")
-            if len(value) > _LONGEST:
-                raise QueryError(f"A value to match has at most {_LONGEST} characters.")
-            if value:
-                asked.match.append((attribute, value))
+            _constrained(asked, name, value)
     asked.limit = min(asked.limit, MAX_RESULTS)
+    _combine(asked)
     return asked
+
+
+def _included(asked: Asked, value: str) -> None:
+    for name in value.split(","):
+        first = name.split(".")[0]
+        known = BY_NAME.get(first) or BY_NAME.get(first.upper())
+        if name == "all":
+            asked.all = True
+        elif known is not None:
+            asked.include.add(known.tag)
+        elif first in (REQUEST_ATTRIBUTES.keyword, REQUEST_ATTRIBUTES.tag):
+            asked.include.add(REQUEST_ATTRIBUTES.tag)
+        elif _TAG.fullmatch(first):
+            asked.include.add(first.upper())
+
+
+def _constrained(asked: Asked, name: str, value: str) -> None:
+    first, _, rest = name.partition(".")
+    request = rest and first in (REQUEST_ATTRIBUTES.keyword, REQUEST_ATTRIBUTES.tag)
+    names = {n: a for a in REQUESTS for n in (a.keyword, a.tag)} if request else BY_NAME
+    attribute = names.get(rest if request else name) or names.get((rest if request else name).upper())
+    if attribute is None or LEVELS.index(attribute.level) > LEVELS.index(asked.level):
+        raise QueryError("An attribute that cannot be searched for at this level.")
+    if len(value) > _LONGEST:
+        raise QueryError(f"A value to match has at most {_LONGEST} characters.")
+    if value:
+        (asked.requests if request else asked.match).append((attribute, value))
+
+
+def _combine(asked: Asked) -> None:
+    given = {attribute.keyword: value for attribute, value in asked.match}
+    for date, time in _MOMENTS:
+        if date in given and "-" in given.get(time, ""):
+            low, high = moments(given[date], given[time])
+            asked.moments.append((date, time, low, high))
+            asked.match = [(a, v) for a, v in asked.match if a.keyword != time]
 
 
 def search(asked: Asked, index: Index, see: See, base: str) -> tuple[list[Json], bool]:
@@ -78,23 +134,30 @@ def search(asked: Asked, index: Index, see: See, base: str) -> tuple[list[Json],
             continue
         if len(found) == asked.limit:
             return found, True
-        found.append(_answer(asked, base, study, series, instance))
+        found.append(_answer(asked, index, base, study, series, instance))
     return found, False
+
+
+def count(asked: Asked, index: Index, see: See) -> int:
+    """How many there are, of all pages."""
+    return sum(1 for _ in _hierarchy(asked, index, see))
 
 
 def _hierarchy(asked: Asked, index: Index, see: See) -> Iterator[tuple[Row, Row | None, Row | None]]:
     """Matching rows from the study down to the level asked for."""
+    whole = asked.level == INSTANCE and (asked.all or any(not _known(tag) for tag in asked.include))
     for study in _studies(asked, index, see):
         if asked.level == STUDY:
             yield study, None, None
             continue
         for series in sorted(index.find_series(study["_id"]), key=lambda row: row["uid"]):
-            if not _matches(asked, SERIES, series):
+            if not _matches(asked, SERIES, series) or not _requested(asked, series):
                 continue
             if asked.level == SERIES:
                 yield study, series, None
                 continue
-            for instance in sorted(index.find_instances(series["_id"]), key=lambda row: (row["number"] or 0, row["uid"])):
+            rows = index.find_instances(series["_id"], whole=whole)
+            for instance in sorted(rows, key=lambda row: (row["number"] or 0, row["uid"])):
                 if _matches(asked, INSTANCE, instance):
                     yield study, series, instance
 
@@ -123,19 +186,34 @@ def _served_by_index(asked: Asked) -> Row:
             choices = re.split(r"[,\\]", values[keyword]) if keyword == "StudyInstanceUID" else [values[keyword]]
             return {name: {"$in": choices}}
     if "StudyDate" in values:
-        low, high = _range(values["StudyDate"])
+        low, high = bounds(values["StudyDate"])
         return {"q.StudyDate": {**({"$gte": low} if low else {}), **({"$lte": high} if high else {})}}
     return {}
 
 
-# ---------------------------------------------------------------- matching, PS3.4 C.2.2.2
+# ---------------------------------------------------------------- matching
 
 
 def _matches(asked: Asked, level: str, row: Row) -> bool:
-    return all(
-        _match(attribute, value, _value(attribute, row), asked.fuzzy)
+    literal = all(
+        matches(attribute, value, _value(attribute, row), asked.fuzzy)
         for attribute, value in asked.match
         if attribute.level == level
+    )
+    return literal and all(
+        low <= _moment(row, date, time) <= high for date, time, low, high in asked.moments if BY_NAME[date].level == level
+    )
+
+
+def _moment(row: Row, date: str, time: str) -> str:
+    return moments(row["q"].get(date, ""), row["q"].get(time, ""))[0]
+
+
+def _requested(asked: Asked, series: Row) -> bool:
+    """C.2.2.2.6: one item of the sequence matches in all."""
+    return not asked.requests or any(
+        all(matches(attribute, value, item.get(attribute.keyword, ""), False) for attribute, value in asked.requests)
+        for item in series.get("requests", ())
     )
 
 
@@ -143,6 +221,8 @@ def _value(attribute: Attribute, row: Row) -> str:
     match attribute.keyword:
         case "ModalitiesInStudy":
             return "\\".join(row["modalities"])
+        case "SOPClassesInStudy":
+            return "\\".join(row["classes"])
         case "NumberOfStudyRelatedSeries":
             return str(row["seriesCount"])
         case "NumberOfStudyRelatedInstances" | "NumberOfSeriesRelatedInstances":
@@ -154,58 +234,19 @@ def _value(attribute: Attribute, row: Row) -> str:
     return str(row["q"].get(attribute.keyword, ""))
 
 
-def _match(attribute: Attribute, wanted: str, value: str, fuzzy: bool) -> bool:
-    if attribute.vr == "UI":  # C.2.2.2.2: list of UID
-        return value in re.split(r"[,\\]", wanted)
-    if attribute.vr in ("DA", "TM") and "-" in wanted:  # C.2.2.2.5: range
-        low, high = _range(wanted)
-        return bool(value) and (not low or value >= low) and (not high or value[: len(high)] <= high)
-    if attribute.vr == "PN":
-        folded, asked = _folded(value), _folded(wanted)
-        if fuzzy:  # the beginning of any part of the name
-            parts = re.split(r"[\^=\s]+", folded)
-            return all(any(part.startswith(word) for part in parts) for word in re.split(r"[\^=\s*]+", asked) if word)
-        return any(_like(asked, group.rstrip("^")) for group in (folded, *folded.split("=")))
-    return any(_like(wanted, part) for part in value.split("\\"))  # C.2.2.2.1, C.2.2.2.4
-
-
-def _like(pattern: str, value: str) -> bool:
-    """``*`` any run of characters, ``?`` any one; in time that grows with the lengths alone, whatever is asked."""
-    wanted, at, given, star, resume = pattern.rstrip("^"), 0, 0, -1, 0
-    while given < len(value):
-        if at < len(wanted) and wanted[at] == "*":
-            star, resume, at = at, given, at + 1
-        elif at < len(wanted) and wanted[at] in ("?", value[given]):
-            at, given = at + 1, given + 1
-        elif star >= 0:
-            at, resume = star + 1, resume + 1
-            given = resume
-        else:
-            return False
-    return not wanted[at:].strip("*")
-
-
-def _range(text: str) -> tuple[str, str]:
-    low, dash, high = text.partition("-")
-    return (low, high) if dash else (low, low)
-
-
-def _folded(name: str) -> str:
-    decomposed = unicodedata.normalize("NFKD", name.casefold())
-    return "".join(c for c in decomposed if not unicodedata.combining(c)).replace("ł", "l")
-
-
 # ---------------------------------------------------------------- answers
 
 
-def _answer(asked: Asked, base: str, study: Row, series: Row | None, instance: Row | None) -> Json:
+def _answer(asked: Asked, index: Index, base: str, study: Row, series: Row | None, instance: Row | None) -> Json:
     """PS3.18 Tables 10.6.3-3 to -5: the level's attributes, and the identity of those above; others when asked for."""
     rows = {STUDY: study, SERIES: series, INSTANCE: instance}
-    answer: Json = {}
+    answer = _others(asked, index, study, series, instance)
     for attribute in ATTRIBUTES:
         row = rows[attribute.level]
         if row is not None and (attribute.level == asked.level or _wanted(attribute, asked)):
             answer[attribute.tag] = {"vr": attribute.vr} | _json_value(attribute, _value(attribute, row))
+    if series is not None and (asked.level == SERIES or _wanted(REQUEST_ATTRIBUTES, asked)) and series.get("requests"):
+        answer[REQUEST_ATTRIBUTES.tag] = {"vr": "SQ", "Value": [_request(item) for item in series["requests"]]}
     url = f"{base}/studies/{study['uid']}"
     if series is not None:
         url += f"/series/{series['uid']}"
@@ -214,11 +255,31 @@ def _answer(asked: Asked, base: str, study: Row, series: Row | None, instance: R
     return answer | {"00081190": {"vr": "UR", "Value": [url]}, "00080056": {"vr": "CS", "Value": ["ONLINE"]}}
 
 
+def _others(asked: Asked, index: Index, study: Row, series: Row | None, instance: Row | None) -> Json:
+    """Attributes beyond the table that were asked for: of the instance, or what all instances say of patient and procedure."""
+    if instance is not None:
+        if "meta" not in instance:
+            return {}
+        return {tag: e for tag, e in told(instance).items() if (asked.all or tag in asked.include) and "BulkDataURI" not in e}
+    wanted = {tag for tag in asked.include if _OF_ALL.fullmatch(tag) and not _known(tag)}
+    if not wanted:
+        return {}
+    return {tag: e for tag, e in index.sample(study["_id"], None if series is None else series["_id"]).items() if tag in wanted}
+
+
+def _known(tag: str) -> bool:
+    return tag in BY_NAME or tag == REQUEST_ATTRIBUTES.tag
+
+
 def _wanted(attribute: Attribute, asked: Asked) -> bool:
     """What stands above the level asked for comes along where the path does not name it already."""
     if attribute.keyword in ("StudyInstanceUID", "SeriesInstanceUID") or attribute.level not in asked.named:
         return True
-    return bool(asked.include & {"all", attribute.keyword, attribute.tag, attribute.tag.lower()})
+    return asked.all or attribute.tag in asked.include
+
+
+def _request(item: dict[str, str]) -> Json:
+    return {a.tag: {"vr": a.vr} | _json_value(a, item[a.keyword]) for a in REQUESTS if a.keyword in item}
 
 
 def _json_value(attribute: Attribute, text: str) -> Json:
@@ -226,8 +287,8 @@ def _json_value(attribute: Attribute, text: str) -> Json:
     if not text:
         return {}
     if attribute.vr == "PN":
-        groups = dict(zip(("Alphabetic", "Ideographic", "Phonetic"), text.split("="), strict=False))
-        return {"Value": [{name: value for name, value in groups.items() if value}]}
+        names = [zip(("Alphabetic", "Ideographic", "Phonetic"), part.split("="), strict=False) for part in text.split("\\")]
+        return {"Value": [{name: value for name, value in groups if value} for groups in names]}
     parts = text.split("\\")
     if attribute.vr in ("IS", "US"):
         numbers = [int(part) for part in parts if re.fullmatch(r"-?\d+", part)]

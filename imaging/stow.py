@@ -1,42 +1,74 @@
-"""STOW-RS: each part is stored or refused by itself, and the answer tells every one.
+"""STOW-RS: each part is stored, set aside or refused by itself, and the answer tells every one. DIMSE stores by the same function.
 
 PS3.18 section 10.5 and Annex I: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/sect_10.5.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from imaging import dataset
 from imaging.blobs import Blobs, Incoming
-from imaging.dataset import DATA_SET_MISMATCH, DUPLICATE_INSTANCE, Instance, Refused
-from imaging.index import OTHER, PATIENT, Index
+from imaging.dataset import DATA_SET_MISMATCH, Refused
+from imaging.index import OTHER, PATIENT, Index, Row
 
-_REFUSALS = {
-    OTHER: (DUPLICATE_INSTANCE, "Other bytes are stored under this UID; they stay."),
-    PATIENT: (DATA_SET_MISMATCH, "The study of this UID holds the images of another patient."),
+# PS3.18 Table I.2-1 and PS3.4 B.2.3: stored, but not as it was sent
+WARNING = 0xB000
+_SET_ASIDE = {
+    OTHER: "Other bytes are stored under this UID and stay; these wait for a decision.",
+    PATIENT: "The study of this UID holds the images of another patient; these wait for a decision.",
 }
+
+
+class Kept(NamedTuple):
+    """An instance that is stored: no more of it than the answer tells, since a request may hold thousands."""
+
+    study: str
+    series: str
+    uid: str
+    sop_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An instance that is kept, and found by nobody until people decide. ``study``: the one that it concerns."""
+
+    study: str
+    uid: str
+    sop_class: str
+    text: str
+
+
+Result = Kept | SetAside | Refused
 
 
 @dataclass(slots=True)
 class Outcome:
     """What became of the parts of one request."""
 
-    stored: list[Instance] = field(default_factory=list)
+    stored: list[Kept] = field(default_factory=list)
+    aside: list[SetAside] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+
+    def take(self, result: Result) -> None:
+        if isinstance(result, Kept):
+            self.stored.append(result)
+        elif isinstance(result, SetAside):
+            self.aside.append(result)
+        else:
+            self.refused.append(result)
 
     @property
     def status(self) -> int:
         """PS3.18 Table 10.5.3-1"""
-        if not self.refused:
-            return 200
-        return 202 if self.stored else 409
+        if self.stored or self.aside:
+            return 202 if self.refused or self.aside else 200
+        return 409
 
     @property
     def studies(self) -> set[str]:
-        return {instance.study for instance in self.stored}
+        return {instance.study for instance in self.stored} | {one.study for one in self.aside}
 
 
 def store(
@@ -45,11 +77,14 @@ def store(
     blobs: Blobs,
     index: Index,
     study: str | None,
-    named: tuple[str, str] | None = None,
     charset: str | None = None,
-) -> Instance | Refused:
-    """One received part. ``study``: the one that the URL names; ``named``: the class and instance that the request names;
-    ``charset``: of a data set that does not tell its own. The file is durable before its row is written."""
+    named: tuple[str, str] | None = None,
+) -> Result:
+    """One received part. The file is durable before its row is written.
+
+    ``study``: the one that the URL names. ``charset``: of a data set that names none, by its source. ``named``: the class and
+    instance that the request names.
+    """
     try:
         instance = dataset.parse(incoming.path, charset)
         if named is not None and named != (instance.sop_class, instance.uid):
@@ -60,8 +95,42 @@ def store(
         incoming.discard()
         return refused
     size, digest = incoming.size, blobs.keep(incoming)
-    told = _REFUSALS.get(index.add(owner, instance, digest, size))
-    return Refused(*told, instance.sop_class, instance.uid) if told else instance
+    state, concerned = index.add(owner, instance, digest, size)
+    text = _SET_ASIDE.get(state)
+    if text:
+        return SetAside(concerned, instance.uid, instance.sop_class, text)
+    return Kept(instance.study, instance.series, instance.uid, instance.sop_class)
+
+
+class PartlyResent(Exception):
+    """Only some of a study's instances were sent again for another patient: to show those would mix two patients."""
+
+
+def decided(owner: str, study: str, replace: bool, blobs: Blobs, index: Index) -> bool:
+    """What was set aside of a study takes the place of what is shown, or stays aside; nothing is deleted. Idempotent.
+
+    True where the study is another patient's then. Errors: PartlyResent.
+    """
+    rows = index.aside(owner, study)
+    if not replace or not rows:
+        index.decide(owner, study)
+        return False
+    moves = _moves(owner, study, rows, index)
+    for row in rows:
+        with blobs.local(row["digest"]) as path:
+            index.replace(owner, dataset.parse(path), row["digest"], row["size"])
+    return moves
+
+
+def _moves(owner: str, study: str, rows: list[Row], index: Index) -> bool:
+    shown = index.patient(owner, study)
+    patients = {row["patient"] for row in rows}
+    if patients == {shown}:
+        return False
+    resent = {row["uid"] for row in rows}
+    if len(patients) > 1 or any(one.uid not in resent for one in index.stored(owner, study)):
+        raise PartlyResent
+    return True
 
 
 def response(outcome: Outcome, base: str) -> dict[str, Any]:
@@ -70,8 +139,9 @@ def response(outcome: Outcome, base: str) -> dict[str, Any]:
     if len(outcome.studies) == 1:
         [study] = outcome.studies
         body["00081190"] = {"vr": "UR", "Value": [f"{base}/studies/{study}"]}
-    if outcome.stored:
-        body["00081199"] = {"vr": "SQ", "Value": [_referenced(instance, base) for instance in outcome.stored]}
+    stored = [_referenced(instance, base) for instance in outcome.stored] + [_warned(one) for one in outcome.aside]
+    if stored:
+        body["00081199"] = {"vr": "SQ", "Value": stored}
     named = [refused for refused in outcome.refused if refused.sop_instance]
     unnamed = [refused for refused in outcome.refused if not refused.sop_instance]
     if named:
@@ -81,18 +151,24 @@ def response(outcome: Outcome, base: str) -> dict[str, Any]:
     return body
 
 
-def texts(refused: Iterable[Refused]) -> str:
+def texts(outcome: Outcome) -> str:
     """For people, in a Warning header: what was wrong, without what was in it."""
-    return " ".join(dict.fromkeys(one.text for one in refused))
+    told = [one.text for one in outcome.aside] + [one.text for one in outcome.refused]
+    return " ".join(dict.fromkeys(told))
 
 
 def _uids(sop_class: str, sop_instance: str) -> dict[str, Any]:
     return {"00081150": {"vr": "UI", "Value": [sop_class]}, "00081155": {"vr": "UI", "Value": [sop_instance]}}
 
 
-def _referenced(instance: Instance, base: str) -> dict[str, Any]:
+def _referenced(instance: Kept, base: str) -> dict[str, Any]:
     url = f"{base}/studies/{instance.study}/series/{instance.series}/instances/{instance.uid}"
     return _uids(instance.sop_class, instance.uid) | {"00081190": {"vr": "UR", "Value": [url]}}
+
+
+def _warned(one: SetAside) -> dict[str, Any]:
+    """Without a Retrieve URL: these bytes are not to be had."""
+    return _uids(one.sop_class, one.uid) | {"00081196": {"vr": "US", "Value": [WARNING]}}
 
 
 def _failed(refused: Refused) -> dict[str, Any]:

@@ -32,11 +32,21 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An instance that was sent under a UID of other bytes, or in a study of another patient. ``why``: other, patient."""
+
+    uid: str
+    digest: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
-    """``owner`` is the organisation whose credential stored it."""
+    """``owner`` is the organisation whose credential stored it. ``quarantined``: what was sent for it and waits for a decision."""
 
     owner: str
     uid: str
     attributes: Mapping[str, str]
     accessions: tuple[Accession, ...]
     series: tuple[Series, ...]
+    quarantined: tuple[Quarantined, ...] = ()

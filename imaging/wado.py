@@ -1,4 +1,4 @@
-"""WADO-RS: what is stored, in the form the client accepts.
+"""WADO-RS: what is stored, in a form that the client accepts.
 
 PS3.18 sections 8.7 and 10.4: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/sect_10.4.html
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from imaging.attributes import BIG_ENDIAN, EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
+from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.blobs import Blobs
-from imaging.dataset import explicit
+from imaging.dataset.files import explicit
+from imaging.decoding import Decoders, DecodingFailed
 from imaging.index import Stored
 from imaging.multipart import parameters, unquoted_split
+from imaging.view import TRANSCODED
 
 DICOM, OCTETS = "application/dicom", "application/octet-stream"
 _MULTIPART = "multipart/related"
 _MAX_ACCEPT = 4 * 1024
+Part = tuple[str, Iterable[bytes]]  # media type and bytes
+Parts = Iterator[Part]
 
 
 class NotAcceptableError(ValueError):
@@ -32,76 +36,152 @@ class Range:
     syntax: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How something is given: each part's media type and transfer syntax (``*``: as it is stored), and whether there are parts."""
+
+    media: str
+    syntax: str
+    multipart: bool
+
+
 def accepted(header: str) -> list[Range]:
-    """The Accept header's media ranges, in order."""
-    ranges = []
+    """The Accept header's media ranges, those that are preferred first. RFC 9110 section 12.5.1"""
+    ranges: list[tuple[float, Range]] = []
     for part in unquoted_split(header[:_MAX_ACCEPT] or "*/*", ","):
         media, given = parameters(part.strip())
-        syntax = given.get("transfer-syntax")
+        syntax, weight = given.get("transfer-syntax"), _weight(given.get("q", "1"))
         if media in ("*/*", "multipart/*", ""):
-            ranges.append(Range("*/*", True, syntax or "*"))
+            wanted = Range("*/*", True, syntax or "*")
         elif media == _MULTIPART:
-            ranges.append(Range(given.get("type", "*/*").lower(), True, syntax))
+            wanted = Range(given.get("type", "*/*").lower(), True, syntax)
         else:
-            ranges.append(Range(media, False, syntax))
-    return ranges
+            wanted = Range(media, False, syntax)
+        if weight > 0:
+            ranges.append((-weight, wanted))
+    return [wanted for _, wanted in sorted(ranges, key=lambda pair: pair[0])]
 
 
-def instance_form(ranges: list[Range], instances: list[Stored]) -> Range:
-    """The first range in which all these instances can be given as they are stored."""
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0
+
+
+# ---------------------------------------------------------------- instances
+
+
+def instance_form(ranges: list[Range], instances: list[Stored]) -> Form:
+    """The first range in which all these instances can be given.
+
+    PS3.18 8.7.3.1: without a transfer syntax the default, Explicit VR Little Endian, is meant.
+    """
     for wanted in ranges:
         if wanted.media not in (DICOM, "*/*", "application/*") or (not wanted.multipart and len(instances) > 1):
             continue
-        if all(_gives(wanted.syntax, stored.transfer_syntax) for stored in instances):
-            return wanted
+        syntax = wanted.syntax or EXPLICIT_LE
+        if syntax == "*" or syntax in TRANSCODED or all(stored.transfer_syntax == syntax for stored in instances):
+            return Form(DICOM, syntax, wanted.multipart)
     held = ", ".join(sorted({stored.transfer_syntax for stored in instances}))
+    given = ", ".join(TRANSCODED)
     raise NotAcceptableError(
-        f'Stored in transfer syntax {held}; accept it, or any, with: {_MULTIPART}; type="{DICOM}"; transfer-syntax=*'
+        f'Stored in transfer syntax {held}, given in {given} too; accept any with: {_MULTIPART}; type="{DICOM}"; transfer-syntax=*'
     )
 
 
-def _gives(wanted: str | None, held: str) -> bool:
-    """PS3.18 8.7.3.1: without a transfer syntax the default, Explicit VR Little Endian, is meant."""
-    return wanted == "*" or held == (wanted or EXPLICIT_LE) or (held == IMPLICIT_LE and wanted in (None, EXPLICIT_LE))
+def instance(blobs: Blobs, decoders: Decoders, stored: Stored, form: Form) -> tuple[str, Iterable[bytes]]:
+    """(media type, bytes) as they are accepted. Errors: DecodingFailed."""
+    held, syntax = stored.transfer_syntax, form.syntax
+    if syntax != EXPLICIT_LE and syntax in TRANSCODED and not stored.count:
+        syntax = EXPLICIT_LE  # there is nothing to compress
+    if syntax in ("*", held):
+        return f"{DICOM}; transfer-syntax={held}", blobs.chunks(stored.digest)
+    if (held, syntax) == (IMPLICIT_LE, EXPLICIT_LE):
+        return f"{DICOM}; transfer-syntax={syntax}", (explicit(blobs.read(stored.digest)),)
+    with blobs.local(stored.digest) as path:
+        data = decoders.call("transcoded", str(path), syntax, name=stored.digest)
+    return f"{DICOM}; transfer-syntax={syntax}", (data,)
 
 
-def frame_form(ranges: list[Range], stored: Stored) -> tuple[Range, str]:
-    """The range in which the stored frames can be given, and the media type of each."""
-    native = stored.transfer_syntax in (EXPLICIT_LE, IMPLICIT_LE)
-    media = OCTETS if native or stored.transfer_syntax == BIG_ENDIAN else FRAME_MEDIA.get(stored.transfer_syntax, OCTETS)
+def instances(blobs: Blobs, decoders: Decoders, rows: Iterable[Stored], form: Form) -> Parts:
+    """Each in turn. One that cannot be given as it is accepted does not hold back the others: it is given as it is stored, and its
+    part's media type says so."""
+    for row in rows:
+        try:
+            yield instance(blobs, decoders, row, form)
+        except DecodingFailed:
+            yield instance(blobs, decoders, row, Form(DICOM, "*", form.multipart))
+
+
+# ---------------------------------------------------------------- frames
+
+
+def frame_form(ranges: list[Range], stored: Stored) -> Form:
+    """The first range in which the frames can be given, and the media type of each."""
+    held = stored.transfer_syntax
+    held_media = FRAME_MEDIA.get(held, OCTETS)
+    if held == IMPLICIT_LE:
+        held = EXPLICIT_LE  # of pixels alone they are the same
     for wanted in ranges:
-        syntax = wanted.syntax
-        if native and wanted.media in (OCTETS, "*/*") and syntax in (None, "*", EXPLICIT_LE, stored.transfer_syntax):
-            return wanted, f"{OCTETS}; transfer-syntax={EXPLICIT_LE}"
-        if not native and wanted.media in (media, OCTETS, "*/*") and syntax in ("*", stored.transfer_syntax):
-            return wanted, f"{media}; transfer-syntax={stored.transfer_syntax}"
-        if not native and wanted.media == media != OCTETS and syntax is None:
-            return wanted, f"{media}; transfer-syntax={stored.transfer_syntax}"
+        found = _frame_form(wanted, held, held_media, located=bool(stored.frames))
+        if found is not None:
+            return Form(found[0], found[1], wanted.multipart)
     raise NotAcceptableError(
-        f"The frames are stored as {media}, transfer syntax {stored.transfer_syntax}; accept that, or transfer-syntax=*"
+        f"The frames are stored as {held_media}, transfer syntax {held}; accept that, transfer-syntax=*, or {', '.join(TRANSCODED)}"
     )
+
+
+def _frame_form(wanted: Range, held: str, held_media: str, *, located: bool) -> tuple[str, str] | None:
+    """(media type, transfer syntax). ``located``: it is known where the bytes of each frame are."""
+    if located and wanted.syntax in ("*", held) and wanted.media in (held_media, OCTETS, "*/*"):
+        return held_media, held
+    if located and wanted.syntax is None and wanted.media == held_media != OCTETS:
+        return held_media, held
+    if wanted.media in (OCTETS, "*/*") and wanted.syntax in (None, "*", EXPLICIT_LE):
+        return (OCTETS, EXPLICIT_LE) if wanted.syntax != "*" or not located else (held_media, held)
+    for syntax in TRANSCODED:
+        media = FRAME_MEDIA.get(syntax)
+        if media is not None and wanted.media in (media, "*/*") and wanted.syntax in (None, syntax):
+            return media, syntax
+    return None
 
 
 def frame_numbers(text: str, stored: Stored) -> list[int]:
     """``1,3,2`` -> numbers in that order. Errors: ValueError for what is no list, LookupError for a frame that is not there."""
     parts = text.split(",")
-    if not all(part.isdigit() and len(part) < 10 for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts) or len(parts) > 10_000:
         raise ValueError("Frames are numbers from 1, separated by commas.")
     numbers = [int(part) for part in parts]
-    if not all(1 <= number <= len(stored.frames) for number in numbers):
+    if not all(1 <= number <= stored.count for number in numbers):
         raise LookupError
     return numbers
 
 
-def instances(blobs: Blobs, rows: Iterable[Stored], form: Range) -> Iterator[tuple[str, bytes]]:
-    """(media type, bytes) of each: as stored, or made explicit where that is what is accepted."""
-    for row in rows:
-        data, syntax = blobs.read(row.digest), row.transfer_syntax
-        if syntax == IMPLICIT_LE and form.syntax in (None, EXPLICIT_LE):
-            data, syntax = explicit(data), EXPLICIT_LE
-        yield f"{DICOM}; transfer-syntax={syntax}", data
+def frame(blobs: Blobs, decoders: Decoders, stored: Stored, number: int, form: Form) -> bytes:
+    """Errors: DecodingFailed."""
+    held = EXPLICIT_LE if stored.transfer_syntax == IMPLICIT_LE else stored.transfer_syntax  # of pixels alone they are the same
+    if stored.frames and form.syntax == held:
+        return blobs.read(stored.digest, stored.frames[number - 1])
+    with blobs.local(stored.digest) as path:
+        if form.syntax == EXPLICIT_LE:
+            return decoders.call("decoded", str(path), number - 1, name=stored.digest)
+        return decoders.call("encoded", str(path), number - 1, form.syntax, name=stored.digest)
 
 
-def frames(blobs: Blobs, stored: Stored, numbers: list[int], media: str) -> Iterator[tuple[str, bytes]]:
+def frames(blobs: Blobs, decoders: Decoders, stored: Stored, numbers: list[int], form: Form) -> Parts:
     for number in numbers:
-        yield media, blobs.read(stored.digest, stored.frames[number - 1])
+        yield f"{form.media}; transfer-syntax={form.syntax}", (frame(blobs, decoders, stored, number, form),)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def representative(rows: list[Stored]) -> tuple[Stored, int] | None:
+    """The picture that stands for a study or series: of the middle one of its instances with pixels, the middle frame."""
+    shown = [row for row in rows if row.count]
+    if not shown:
+        return None
+    first = [row for row in shown if row.series == shown[0].series]
+    chosen = first[len(first) // 2]
+    return chosen, chosen.count // 2 + 1

@@ -27,11 +27,13 @@ from conftest import BASE, As, Server, order, patient
 from operations_conftest import Network, network
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
+from s3_server import BUCKET, CREDENTIALS, serving
 from starlette.testclient import TestClient
 from started import Running
 
 from fhirserver import backup as module
 from fhirserver.backup import backup, restore
+from imaging.keeping import NotSweptError
 
 __all__ = ["network"]
 
@@ -319,7 +321,47 @@ def test_images_that_were_there_before_stay_when_a_restore_fails(small, new, tmp
     with pytest.raises(RuntimeError, match="nothing was restored"):
         restore(restored.installation, str(archive(tmp_path / "broken.tar", members(small)[:-1])))
     assert documents(restored.client[restored.name]) == {}
-    assert restored.installation.blobs.path(kept).exists()
+    assert restored.installation.blobs.exists(kept)
+
+
+def test_images_that_were_there_before_are_no_orphans_to_be_swept_unasked(small, new):
+    """They may be those that came after the backup: the only copy of them."""
+    restored = new()
+    blobs = restored.installation.blobs
+    incoming = blobs.receive()
+    incoming.write(b"something")
+    kept = blobs.keep(incoming)
+    restore(restored.installation, str(small))
+    os.utime(next(restored.settings.blob_dir.glob(f"??/??/{kept}")), (0, 0))
+    with pytest.raises(NotSweptError):
+        restored.installation.sweep_orphans()
+    assert blobs.exists(kept)
+    assert [one.digest for one in restored.installation.sweep_orphans(force=True)] == [kept]
+
+
+@pytest.fixture
+def in_s3(mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An installation whose images are in S3."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with serving() as port:
+        place = {"blobs": f"s3://{BUCKET}/restored", "s3_endpoint": f"http://127.0.0.1:{port}"}
+        server = Server(mongodb_uri, tmp_path / "s3", **place)
+        yield server
+        emptied(server.client[server.name])
+        server.close()
+
+
+def test_images_go_to_s3_and_come_from_there(small, in_s3, tmp_path):
+    broken = archive(tmp_path / "broken.tar", members(small)[:-1])
+    with pytest.raises(RuntimeError, match="nothing was restored"):
+        restore(in_s3.installation, str(broken))
+    assert list(in_s3.installation.blobs.digests()) == []
+    restore(in_s3.installation, str(small))
+    backup(in_s3.installation, str(tmp_path / "again.tar"))
+    images = [[row for row in members(file) if row[0].startswith("blobs/")] for file in (small, tmp_path / "again.tar")]
+    assert len(images[0]) == 1
+    assert images[0] == images[1]
 
 
 def test_an_empty_database_is_not_backed_up(new, tmp_path):

@@ -18,7 +18,8 @@ from fhirserver.messages import Request
 from fhirserver.validation import Document, dumps
 from fhirserver.workflow import coding
 from imaging import stow
-from imaging.dataset import Refused, relabelled
+from imaging.dataset import Refused
+from imaging.dataset.files import relabelled
 
 HOSPITAL, OFFICE = "hospital", "office"
 

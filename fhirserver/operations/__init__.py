@@ -27,6 +27,7 @@ from fhirserver.operations.notify_critical import NOTIFY_CRITICAL
 from fhirserver.operations.prioritize import PRIORITIZE
 from fhirserver.operations.priors import PRIORS
 from fhirserver.operations.publish_preliminary import PUBLISH_PRELIMINARY
+from fhirserver.operations.reconcile import RECONCILE
 from fhirserver.operations.register import REGISTER
 from fhirserver.operations.release import RELEASE
 from fhirserver.operations.report_discrepancy import REPORT_DISCREPANCY
@@ -48,6 +49,7 @@ OPERATIONS: tuple[Operation, ...] = (
     # intake, images, priors
     DISPATCH,
     REGISTER,
+    RECONCILE,
     PRIORS,
     FETCH_PRIORS,
     # assignment

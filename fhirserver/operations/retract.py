@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import attempts, audit, closing, issuing, revising, roster, work
+from fhirserver import audit, revising, roster, work
 from fhirserver.definitions import Operation, Parameter
-from fhirserver.errors import BusinessRule, Conflict, Forbidden
+from fhirserver.errors import BusinessRule, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.versions import Write
 from fhirserver.work import Item
-from fhirserver.workflow import states
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
@@ -21,18 +20,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     if report.stored.owner != ctx.principal.organization:
         raise Forbidden("A report is withdrawn by the organisation that made it.")
     second = _approved(ctx, report, inputs["second"])
-    found = _preliminary(ctx, report) if report.status == "preliminary" else revising.signed(ctx, report)
-    gone = work.save(ctx, report, report.data | {"status": "entered-in-error"})
-    for listed in issuing.former(ctx, report.data, found.orders):
-        work.save(ctx, listed, listed.data | {"status": "entered-in-error"}, sealed=True)
-    revising.inform(ctx, found, "The report was withdrawn: do not act on it.", "report-withdrawn")
-    closing.delivery(ctx, gone.data or {}, found.facility, found.orders)
-    for task in found.tasks:
-        for one in work.above(ctx, task):
-            if one.status in states.OPEN_TASK:
-                attempts.stop(ctx, one, "withdrawn", states.WITHDRAWN)
-            else:
-                work.change(ctx, one, states.WITHDRAWN)
+    gone = revising.withdraw(ctx, report)
     targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]
     both = audit.provenance(ctx, targets, "retract", {"reason": [inputs["reason"]]})
     both["agent"].append({"who": {"reference": second}, "onBehalfOf": {"reference": f"Organization/{report.stored.owner}"}})
@@ -56,16 +44,6 @@ def _approved(ctx: Context, report: Item, named: Mapping[str, Any]) -> str:
     if person is None or person.stored.owner != report.stored.owner or not person.data.get("active", True):
         raise BusinessRule("second is a person of the organisation that made the report.", "Parameters.parameter")
     return second
-
-
-def _preliminary(ctx: Context, report: Item) -> revising.Signed:
-    """One that is out, whose final reading has not been signed."""
-    orders = [order for reference in work.based_on(report.data) if (order := work.item(ctx, reference))]
-    tasks = [work.chain(ctx, t0)[-1] for order in orders if (t0 := work.coordination(ctx, order))]
-    if not tasks:
-        raise Conflict("The reading of this report cannot be found.")
-    said = [one for t in tasks for one in work.outputs(ctx, t.data, "preliminary-response")]
-    return revising.Signed(report, orders, tasks, said[-1] if said else report)
 
 
 RETRACT = Operation(

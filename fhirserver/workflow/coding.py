@@ -28,6 +28,7 @@ ALERT = "urn:fhirserver:CodeSystem:alert-category"
 RADPEER = "urn:fhirserver:CodeSystem:radpeer-score"
 ALERT_STEP = "urn:fhirserver:CodeSystem:alert-step"
 REVIEW_CASE = "urn:fhirserver:review-case"
+CONNECTION_TYPE = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
 TIMEZONE = "http://hl7.org/fhir/StructureDefinition/timezone"
 
 # A kind of Task that the server makes: the review of an access that overrode a patient's restriction.
@@ -47,6 +48,7 @@ ENDED_BY_OPERATIONS = frozenset({
 IMAGING: Document = {"system": SNOMED, "code": "363679005", "display": "Imaging"}
 ACCESSION: Document = {"system": V2_0203, "code": "ACSN"}
 DIAGNOSTIC_IMAGING_REPORT: Document = {"system": LOINC, "code": "18748-4", "display": "Diagnostic imaging study"}
+DICOM_PAYLOAD: Document = {"system": "http://terminology.hl7.org/CodeSystem/endpoint-payload-type", "code": "any"}
 RADIOLOGY: Document = {"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "RAD"}
 
 

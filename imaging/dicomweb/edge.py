@@ -6,8 +6,9 @@ import errno
 import json
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -19,9 +20,8 @@ from imaging import multipart, wado
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE, SERIES, STUDY
 from imaging.dataset import is_uid
-from imaging.index import Row
-
-T = TypeVar("T")
+from imaging.decoding import DecodingFailed
+from imaging.index import Row, Stored
 
 log = logging.getLogger("imaging.dicomweb")
 
@@ -47,7 +47,7 @@ Handler = Callable[[Archive, Principal, Request], Awaitable[Response]]
 def guarded(archive: Archive, kind: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            principal = await run_in_threadpool(_principal, archive, request, kind)
+            principal = await run_in_threadpool(_principal, archive, request, kind) if kind != "options" else ANONYMOUS
             return await handler(archive, principal, request)
         except Problem as problem:
             return _failed(problem)
@@ -104,19 +104,26 @@ def acceptable(choose: Callable[[], Any]) -> Any:
         raise Problem(406, str(error)) from None
 
 
-def found(
-    archive: Archive, principal: Principal, request: Request, look: Callable[..., list[T]]
-) -> tuple[str, tuple[str, ...], list[T]]:
-    """(owner, UIDs of the path, what is there). Errors: 404 for what is not there, or hidden."""
-    owner, uids = located(archive, principal, request)
-    rows = look(owner, *uids)
+@contextmanager
+def decoding() -> Iterator[None]:
+    """A decoder that fails costs one request: 406 for what has no such form, 500 for what came to nothing."""
+    try:
+        yield
+    except DecodingFailed as error:
+        raise Problem(500 if error.crashed else 406, str(error)) from None
+
+
+def found(archive: Archive, principal: Principal, request: Request) -> tuple[Row, tuple[str, ...], list[Stored]]:
+    """(the study's row, UIDs of the path, the instances that are there). Errors: 404 for what is not there, or hidden."""
+    study, uids = located(archive, principal, request)
+    rows = archive.index.stored(study["owner"], *uids)
     if not rows:
         raise Problem(404, "There is nothing here.")
-    return owner, uids, rows
+    return study, uids, rows
 
 
-def located(archive: Archive, principal: Principal, request: Request) -> tuple[str, tuple[str, ...]]:
-    """(owner, UIDs of the path): the caller's own copy of the study first, else one that they may see; 404 for none."""
+def located(archive: Archive, principal: Principal, request: Request) -> tuple[Row, tuple[str, ...]]:
+    """(the study's row, UIDs of the path): the caller's own copy of the study first, else one that they may see; 404 for none."""
     uids = tuple(request.path_params[name] for name in (STUDY, SERIES, INSTANCE) if name in request.path_params)
     copies = archive.index.copies(uids[0]) if all(is_uid(uid) for uid in uids) else []
     seen = archive.see(principal, "r", [(row["owner"], row["uid"]) for row in copies]) if copies else set()
@@ -124,10 +131,10 @@ def located(archive: Archive, principal: Principal, request: Request) -> tuple[s
     if not visible:
         raise Problem(404, "There is nothing here.")
     visible.sort(key=lambda row: (row["owner"] != principal.organization, -row.get("arrived", 0)))
-    return visible[0]["owner"], uids
+    return visible[0], uids
 
 
-def multipart_response(parts: Iterable[tuple[str, bytes]], type_: str, size: int) -> Response:
+def multipart_response(parts: Iterable[tuple[str, Iterable[bytes]]], type_: str, size: int) -> Response:
     boundary = multipart.new_boundary()
     media = f'multipart/related; type="{type_}"; boundary={boundary}'
     body = multipart.written(boundary, parts)

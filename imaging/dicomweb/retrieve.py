@@ -1,18 +1,42 @@
-"""WADO-RS over HTTP: instances, metadata, frames.
+"""WADO-RS over HTTP: instances, metadata, frames, bulk data.
 
 PS3.18 section 10.4: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/sect_10.4.html
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from auth.principal import Principal
 from imaging import wado
 from imaging.archive import Archive
-from imaging.dicomweb.edge import JSON, SECURE, Problem, acceptable, found, json_wanted, multipart_response
+from imaging.attributes import INSTANCE
+from imaging.dicomweb.edge import (
+    JSON,
+    SECURE,
+    Problem,
+    acceptable,
+    decoding,
+    found,
+    json_wanted,
+    located,
+    multipart_response,
+)
+from imaging.index import Row, Stored, linked
+
+
+def _ranges(request: Request) -> list[wado.Range]:
+    return wado.accepted(request.headers.get("accept", ""))
+
+
+# ---------------------------------------------------------------- instances
 
 
 async def instances(archive: Archive, principal: Principal, request: Request) -> Response:
@@ -20,46 +44,167 @@ async def instances(archive: Archive, principal: Principal, request: Request) ->
 
 
 def _instances(archive: Archive, principal: Principal, request: Request) -> Response:
-    owner, uids, rows = found(archive, principal, request, archive.index.stored)
-    form = acceptable(lambda: wado.instance_form(wado.accepted(request.headers.get("accept", "")), rows))
-    archive.note(principal, "wado", [(owner, uids[0])], "")
-    if not form.multipart:
-        [row] = rows
-        [(media, data)] = wado.instances(archive.blobs, rows, form)
-        disposition = {"Content-Disposition": f'attachment; filename="{row.uid}.dcm"'}
-        return Response(data, 200, {**SECURE, **disposition}, media)
-    return multipart_response(wado.instances(archive.blobs, rows, form), wado.DICOM, sum(row.size for row in rows))
+    study, uids, rows = found(archive, principal, request)
+    form = acceptable(lambda: wado.instance_form(_ranges(request), rows))
+    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    if form.multipart:
+        parts = wado.instances(archive.blobs, archive.decoders, rows, form)
+        if len(rows) == 1:
+            with decoding():
+                parts = iter([wado.instance(archive.blobs, archive.decoders, rows[0], form)])
+        return multipart_response(parts, wado.DICOM, sum(row.size for row in rows))
+    [row] = rows
+    with decoding():
+        media, chunks = wado.instance(archive.blobs, archive.decoders, row, form)
+    disposition = {"Content-Disposition": f'attachment; filename="{row.uid}.dcm"'}
+    return StreamingResponse(chunks, 200, {**SECURE, **disposition}, media)
+
+
+# ---------------------------------------------------------------- metadata
 
 
 async def metadata(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_told, archive, principal, request)
+    return await run_in_threadpool(_metadata, archive, principal, request)
 
 
-def _told(archive: Archive, principal: Principal, request: Request) -> Response:
+def _metadata(archive: Archive, principal: Principal, request: Request) -> Response:
+    """With an ETag, by which a client that has it already asks again. PS3.18 section 8.4"""
     json_wanted(request)
-    owner, uids, texts = found(archive, principal, request, archive.index.metadata)
-    archive.note(principal, "wado", [(owner, uids[0])], "")
-    return Response(f"[{','.join(texts)}]", 200, dict(SECURE), JSON)
+    study, uids = located(archive, principal, request)
+    if INSTANCE in request.path_params:
+        text = archive.index.metadata(study["owner"], uids[0], uids[1], uids[2])
+        body = None if text is None else b"[" + linked(text, archive.base) + b"]"
+        packed, tag = None, hashlib.sha256(body or b"").hexdigest()[:32]
+    else:
+        kept = _kept(archive, study, uids)
+        packed, tag = kept or (None, "")
+        body = None
+    if body is None and packed is None:
+        raise Problem(404, "There is nothing here.")
+    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    headers = SECURE | {
+        "ETag": f'W/"{tag}"',
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept-Encoding, Authorization, Cookie",
+    }
+    if f'"{tag}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(packed, 200, headers | {"Content-Encoding": "gzip"}, JSON)
+    return Response(body if packed is None else gzip.decompress(packed), 200, headers, JSON)
+
+
+def _kept(archive: Archive, study: Row, uids: tuple[str, ...]) -> tuple[bytes, str] | None:
+    """(gzip, hash) of a series' or a study's metadata, each series as it is kept."""
+    if len(uids) > 1:
+        return archive.index.kept_metadata(study, uids[1], archive.base)
+    found_ = [archive.index.kept_metadata(study, uid, archive.base) for uid in archive.index.series_of(study["_id"])]
+    kept = [one for one in found_ if one is not None]
+    if len(kept) <= 1:
+        return kept[0] if kept else None
+    text = b"[" + b",".join(gzip.decompress(packed)[1:-1] for packed, _ in kept) + b"]"
+    return gzip.compress(text, 1, mtime=0), hashlib.sha256("".join(tag for _, tag in kept).encode()).hexdigest()[:32]
+
+
+# ---------------------------------------------------------------- frames
 
 
 async def frames(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_frames_of, archive, principal, request)
+    return await run_in_threadpool(_frames, archive, principal, request)
 
 
-def _frames_of(archive: Archive, principal: Principal, request: Request) -> Response:
-    owner, uids, [stored] = found(archive, principal, request, archive.index.stored)
+def _frames(archive: Archive, principal: Principal, request: Request) -> Response:
+    study, uids, [stored] = found(archive, principal, request)
+    numbers = frame_numbers(request, stored)
+    form = acceptable(lambda: wado.frame_form(_ranges(request), stored))
+    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    if not form.multipart:
+        if len(numbers) > 1:
+            raise Problem(406, "Several frames are multipart/related.")
+        with decoding():
+            data = wado.frame(archive.blobs, archive.decoders, stored, numbers[0], form)
+        return ranged(request, data, f"{form.media}; transfer-syntax={form.syntax}")
+    parts = wado.frames(archive.blobs, archive.decoders, stored, numbers, form)
+    with decoding():  # what cannot be decoded is found out before the answer begins
+        first = next(parts)
+    size = sum(length for number in numbers for _, length in stored.frames[number - 1]) if stored.frames else stored.size
+    return multipart_response(_all(first, parts), form.media, size)
+
+
+def _all(first: wado.Part, rest: wado.Parts) -> wado.Parts:
+    yield first
+    yield from rest
+
+
+def frame_numbers(request: Request, stored: Stored) -> list[int]:
+    """Those that the path names, or that there are. Errors: 400, 404."""
+    if "frames" not in request.path_params:
+        return list(range(1, stored.count + 1))
     try:
-        numbers = wado.frame_numbers(request.path_params["frames"], stored)
+        return wado.frame_numbers(request.path_params["frames"], stored)
     except ValueError as error:
         raise Problem(400, str(error)) from None
     except LookupError:
         raise Problem(404, "There is no frame of this number.") from None
-    form, media = acceptable(lambda: wado.frame_form(wado.accepted(request.headers.get("accept", "")), stored))
-    archive.note(principal, "wado", [(owner, uids[0])], "")
-    parts = wado.frames(archive.blobs, stored, numbers, media)
-    if not form.multipart:
-        if len(numbers) > 1:
-            raise Problem(406, "Several frames are multipart/related.")
-        return Response(next(parts)[1], 200, dict(SECURE), media)
-    size = sum(length for number in numbers for _, length in stored.frames[number - 1])
-    return multipart_response(parts, media.split(";")[0], size)
+
+
+# ---------------------------------------------------------------- bulk data
+
+
+async def bulkdata(archive: Archive, principal: Principal, request: Request) -> Response:
+    return await run_in_threadpool(_bulkdata, archive, principal, request)
+
+
+def _bulkdata(archive: Archive, principal: Principal, request: Request) -> Response:
+    """PS3.18 section 10.4.1.1.4: one value, as it is stored; of compressed pixels the frames."""
+    study, uids, [stored] = found(archive, principal, request)
+    path = request.path_params["path"].replace("/", ".").upper()
+    there = stored.bulk.get(path)
+    pixels = path in ("7FE00010", "7FE00008", "7FE00009") and stored.count > 0
+    if there is None and not pixels:
+        raise Problem(404, "There is no bulk data here.")
+    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    if there is None:
+        form = acceptable(lambda: wado.frame_form([*_ranges(request), wado.Range("*/*", True, "*")], stored))
+        parts = wado.frames(archive.blobs, archive.decoders, stored, frame_numbers(request, stored), form)
+        return multipart_response(parts, form.media, stored.size)
+    for wanted in _ranges(request):
+        if wanted.media in (wado.OCTETS, "*/*", "application/*"):
+            return _value(archive, request, stored, there, multipart=wanted.multipart and wanted.media != "*/*")
+    raise Problem(406, f"Bulk data are {wado.OCTETS}.")
+
+
+def _value(archive: Archive, request: Request, stored: Stored, there: tuple[int, int], *, multipart: bool) -> Response:
+    offset, length = there
+    if multipart:
+        parts = iter([(wado.OCTETS, archive.blobs.chunks(stored.digest, offset, offset + length))])
+        return multipart_response(parts, wado.OCTETS, length)
+    start, end = _asked(request, length)
+    chunks: Iterator[bytes] = archive.blobs.chunks(stored.digest, offset + start, offset + end)
+    return StreamingResponse(chunks, *_partial(start, end, length), wado.OCTETS)
+
+
+def ranged(request: Request, data: bytes, media: str) -> Response:
+    """The bytes, or those that a Range asks for."""
+    start, end = _asked(request, len(data))
+    return Response(data[start:end], *_partial(start, end, len(data)), media)
+
+
+def _asked(request: Request, length: int) -> tuple[int, int]:
+    """RFC 9110 section 14: one range of bytes; a header of another kind is ignored. Errors: 416."""
+    wanted = re.fullmatch(r"bytes=(\d{0,15})-(\d{0,15})", request.headers.get("range", "").replace(" ", ""))
+    if wanted is None or wanted[0] == "bytes=-":
+        return 0, length
+    if not wanted[1]:
+        return max(0, length - int(wanted[2])), length
+    start, end = int(wanted[1]), int(wanted[2] or length - 1) + 1
+    if start >= min(end, length):
+        raise Problem(416, "The range lies outside.", **{"Content-Range": f"bytes */{length}"})
+    return start, min(end, length)
+
+
+def _partial(start: int, end: int, length: int) -> tuple[int, dict[str, str]]:
+    headers = {**SECURE, "Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    if end - start == length:
+        return 200, headers
+    return 206, headers | {"Content-Range": f"bytes {start}-{end - 1}/{length}"}

@@ -41,12 +41,23 @@ def _search(archive: Archive, principal: Principal, request: Request, level: str
         seen.update(allowed)
         return allowed
 
+    if request.url.path.endswith("/count"):
+        return _counted(archive, principal, request, asked, see, seen)
     found, more = qido.search(asked, archive.index, see, archive.base)
     told = {value for row in found for value in row.get("0020000D", {}).get("Value", ())}  # StudyInstanceUID
     archive.note(principal, "qido", sorted(pair for pair in seen if pair[1] in told), request.url.query)
+    more_ = ["There are additional results that can be requested"] if more else []
     headers = dict(SECURE)
-    if more:
-        headers["Warning"] = "299 fhirserver: There are additional results that can be requested"
+    if warnings := [*more_, *asked.warnings]:
+        headers["Warning"] = ", ".join(f"299 fhirserver: {text}" for text in warnings)
     if not found:
         return Response(status_code=204, headers=headers)
     return Response(json.dumps(found), 200, headers, JSON)
+
+
+def _counted(
+    archive: Archive, principal: Principal, request: Request, asked: qido.Asked, see: qido.See, seen: set[tuple[str, str]]
+) -> Response:
+    number = qido.count(asked, archive.index, see)
+    archive.note(principal, "qido", sorted(seen)[:100], request.url.query)
+    return Response(json.dumps({"count": number}), 200, dict(SECURE), "application/json")

@@ -6,6 +6,7 @@ PS3.18 section 10.5: https://dicom.nema.org/medical/dicom/current/output/chtml/p
 from __future__ import annotations
 
 import json
+from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -14,11 +15,15 @@ from starlette.responses import Response
 from auth.principal import Principal
 from imaging import multipart, stow
 from imaging.archive import Archive
+from imaging.attributes import SYNTAX_OF
 from imaging.blobs import Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused, is_uid
+from imaging.dataset.files import Part, of_json
 from imaging.dicomweb.edge import JSON, NO_ROOM, SECURE, Problem
 
 MAX_PARTS = 100_000
+MAX_METADATA_REQUEST = 256 * 1024 * 1024  # of dicom+json and its bulk data, which are put together in memory
+_DICOM = "application/dicom"
 
 
 async def store(archive: Archive, principal: Principal, request: Request) -> Response:
@@ -29,66 +34,96 @@ async def store(archive: Archive, principal: Principal, request: Request) -> Res
         raise Problem(415, "Send the body without a Content-Encoding.")
     outcome = stow.Outcome()
     try:
-        await _receive(archive, principal, request, study, outcome)
+        await _receive(_Receiving(archive, principal, study, outcome), request)
     finally:  # what was stored before a cut stays, and its studies are told of it
         for uid in outcome.studies:
             await run_in_threadpool(archive.arrived, principal, principal.organization, uid)
-    if not outcome.stored and outcome.refused and not archive.room():
+    if not outcome.studies and outcome.refused and not archive.room():
         raise Problem(*NO_ROOM)
-    if not outcome.stored and not outcome.refused:
+    if not outcome.studies and not outcome.refused:
         raise Problem(400, "The body has no part.")
     stored = [(principal.organization, uid) for uid in outcome.studies]
     await run_in_threadpool(archive.note, principal, "stow", stored, "")
     headers = dict(SECURE)
-    if outcome.refused:
-        headers["Warning"] = f'299 fhirserver "{stow.texts(outcome.refused)[:500]}"'
+    if text := stow.texts(outcome):
+        headers["Warning"] = f'299 fhirserver "{text[:500]}"'
     return Response(json.dumps(stow.response(outcome, archive.base)), outcome.status, headers, JSON)
 
 
-async def _receive(archive: Archive, principal: Principal, request: Request, study: str | None, outcome: stow.Outcome) -> None:
+class _Receiving:
+    """One request: whose it is, what it says of itself, what became of it."""
+
+    def __init__(self, archive: Archive, principal: Principal, study: str | None, outcome: stow.Outcome) -> None:
+        self.archive, self.study, self.outcome = archive, study, outcome
+        self._owner = principal.organization
+
+    async def keep(self, file: Incoming) -> None:
+        self.outcome.take(
+            await run_in_threadpool(stow.store, file, self._owner, self.archive.blobs, self.archive.index, self.study)
+        )
+
+
+class _Parts(Protocol):
+    """What takes the parts of a request."""
+
+    async def take(self, event: multipart.Event) -> None: ...
+
+    async def finish(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+async def _receive(receiving: _Receiving, request: Request) -> None:
     media, given = multipart.parameters(request.headers.get("content-type", ""))
-    if media == "application/dicom":
-        await _receive_one(archive, principal, request, study, outcome)
+    if media == _DICOM:
+        await _one(_Instances(receiving), request, receiving.archive.max_part)
         return
-    if media != "multipart/related" or not given.get("boundary"):
-        raise Problem(415, 'Send multipart/related; type="application/dicom"; boundary=…, or application/dicom.')
-    if given.get("type", "application/dicom").lower() != "application/dicom":
-        raise Problem(415, "The parts are application/dicom.")
-    reader, parts = multipart.Reader(given["boundary"]), _Parts(archive, principal, study, outcome)
+    if media == JSON:
+        await _one(_Metadata(receiving), request, MAX_METADATA_REQUEST)
+        return
+    kinds: dict[str, type[_Instances | _Metadata]] = {_DICOM: _Instances, JSON: _Metadata}
+    kind = kinds.get(given.get("type", _DICOM).lower())
+    if media != "multipart/related" or not given.get("boundary") or kind is None:
+        raise Problem(415, f'Send multipart/related; type="{_DICOM}" or "{JSON}"; boundary=…, or {_DICOM}.')
+    reader, parts = multipart.Reader(given["boundary"]), kind(receiving)
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            if size > archive.max_request:
-                raise Problem(413, f"A request may hold {archive.max_request} bytes.")
+            if size > receiving.archive.max_request:
+                raise Problem(413, f"A request may hold {receiving.archive.max_request} bytes.")
             for event in reader.feed(chunk):
                 await parts.take(event)
+        if not reader.complete:
+            raise Problem(400, "The multipart body ends before its last boundary; the parts before the cut are stored.")
+        await parts.finish()
     except multipart.MultipartError as error:
         raise Problem(400, str(error)) from None
     finally:
         parts.abandon()
-    if not reader.complete:
-        raise Problem(400, "The multipart body ends before its last boundary; the parts before the cut are stored.")
 
 
-async def _receive_one(
-    archive: Archive, principal: Principal, request: Request, study: str | None, outcome: stow.Outcome
-) -> None:
-    parts = _Parts(archive, principal, study, outcome)
+async def _one(parts: _Parts, request: Request, bound: int) -> None:
+    """A body that is one part."""
+    size = 0
     try:
-        await parts.take(multipart.PartBegins({}))
+        await parts.take(multipart.PartBegins({"content-type": request.headers["content-type"]}))
         async for chunk in request.stream():
+            size += len(chunk)
+            if size > bound + 1024 * 1024:  # what is too large by less is refused with a reason
+                raise Problem(413, f"An instance may hold {bound} bytes.")
             await parts.take(multipart.PartData(chunk))
         await parts.take(multipart.PartEnds())
+        await parts.finish()
     finally:
         parts.abandon()
 
 
-class _Parts:
-    """The parts of one request, each to its file and then stored or refused."""
+class _Instances:
+    """Parts that are DICOM files, each to its file and then stored or refused."""
 
-    def __init__(self, archive: Archive, principal: Principal, study: str | None, outcome: stow.Outcome) -> None:
-        self._archive, self._principal, self._study, self._outcome = archive, principal, study, outcome
+    def __init__(self, receiving: _Receiving) -> None:
+        self._receiving = receiving
         self._file: Incoming | None = None
         self._problem: Refused | None = None
         self._count = 0
@@ -101,6 +136,9 @@ class _Parts:
         else:
             await self._end()
 
+    async def finish(self) -> None:
+        """Each part was stored as it ended."""
+
     def abandon(self) -> None:
         if self._file is not None:
             self._file.discard()
@@ -110,16 +148,17 @@ class _Parts:
         self._count += 1
         if self._count > MAX_PARTS:
             raise Problem(413, f"A request may have {MAX_PARTS} parts.")
-        media, _ = multipart.parameters(part.headers.get("content-type", "application/dicom"))
-        self._problem = None if media == "application/dicom" else Refused(CANNOT_UNDERSTAND, "A part is not application/dicom.")
-        if not self._archive.room():
+        media, _ = multipart.parameters(part.headers.get("content-type", _DICOM))
+        self._problem = None if media == _DICOM else Refused(CANNOT_UNDERSTAND, f"A part is not {_DICOM}.")
+        if not self._receiving.archive.room():
             self._problem = Refused(OUT_OF_RESOURCES, NO_ROOM[1])
-        self._file = self._archive.blobs.receive()
+        self._file = self._receiving.archive.blobs.receive()
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
-        if self._problem is None and self._file.size + len(data) > self._archive.max_part:
-            self._problem = Refused(OUT_OF_RESOURCES, f"An instance may hold {self._archive.max_part} bytes.")
+        bound = self._receiving.archive.max_part
+        if self._problem is None and self._file.size + len(data) > bound:
+            self._problem = Refused(OUT_OF_RESOURCES, f"An instance may hold {bound} bytes.")
         if self._problem is None:
             self._file.write(data)
 
@@ -128,12 +167,70 @@ class _Parts:
         file, self._file = self._file, None
         if self._problem is not None:
             file.discard()
-            self._outcome.refused.append(self._problem)
+            self._receiving.outcome.take(self._problem)
             return
-        stored = await run_in_threadpool(
-            stow.store, file, self._principal.organization, self._archive.blobs, self._archive.index, self._study
-        )
-        if isinstance(stored, Refused):
-            self._outcome.refused.append(stored)
+        await self._receiving.keep(file)
+
+
+class _Metadata:
+    """A part of dicom+json, and parts of bulk data that it refers to by their Content-Location."""
+
+    def __init__(self, receiving: _Receiving) -> None:
+        self._receiving = receiving
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+        self._size = 0
+        self._texts: list[bytes] = []
+        self._bulk: dict[str, Part] = {}
+
+    async def take(self, event: multipart.Event) -> None:
+        if isinstance(event, multipart.PartBegins):
+            self._headers, self._body = event.headers, bytearray()
+        elif isinstance(event, multipart.PartData):
+            self._size += len(event.data)
+            if self._size > MAX_METADATA_REQUEST:
+                raise Problem(413, f"A request of {JSON} may hold {MAX_METADATA_REQUEST} bytes.")
+            self._body += event.data
         else:
-            self._outcome.stored.append(stored)
+            self._end()
+
+    def abandon(self) -> None:
+        self._bulk.clear()
+
+    def _end(self) -> None:
+        media, given = multipart.parameters(self._headers.get("content-type", ""))
+        if media == JSON:
+            self._texts.append(bytes(self._body))
+            return
+        location = self._headers.get("content-location", "")
+        if not location or len(self._bulk) >= MAX_PARTS:
+            raise Problem(400, "A part of bulk data has no Content-Location.")
+        compressed = given.get("transfer-syntax", SYNTAX_OF[media]) if media in SYNTAX_OF else None
+        self._bulk[location] = Part(bytes(self._body), compressed)
+
+    async def finish(self) -> None:
+        for told in self._data_sets():
+            try:
+                data = await run_in_threadpool(of_json, told, self._bulk)
+            except Refused as refused:
+                self._receiving.outcome.take(refused)
+                continue
+            if not self._receiving.archive.room():
+                self._receiving.outcome.take(Refused(OUT_OF_RESOURCES, NO_ROOM[1]))
+                continue
+            file = self._receiving.archive.blobs.receive()
+            await run_in_threadpool(file.write, data)
+            await self._receiving.keep(file)
+
+    def _data_sets(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for text in self._texts:
+            try:
+                told = json.loads(text)
+            except (ValueError, RecursionError):
+                raise Problem(400, f"A part is not {JSON}: no JSON.") from None
+            rows = told if isinstance(told, list) else [told]
+            if not all(isinstance(row, dict) and all(isinstance(e, dict) for e in row.values()) for row in rows):
+                raise Problem(400, f"A part is not {JSON}: an array of data sets.")
+            found += rows
+        return found

@@ -168,6 +168,17 @@ def test_what_a_modality_sends_arrives_as_it_was_and_leaves_the_spool(gate, serv
 
 
 @dcmtk
+def test_one_that_the_server_sets_aside_is_delivered(gate, server, reader, tmp_path):
+    [(uid, data)] = slices(tmp_path / "study", 1).items()
+    with Caller(gate.port, called="ANY") as caller:
+        assert caller.store(uid, data) == (0, "")
+        assert caller.store(uid, data.replace(b"CompressedSamples^CT1", b"CorrectedSamples^^CT1")) == (0, "")
+    wait_until(lambda: not gate.waiting())
+    assert arrived(reader, server, [uid]) == {uid: data}
+    assert list((gate.spool / "refused").iterdir()) == []
+
+
+@dcmtk
 def test_one_that_the_server_refuses_is_put_aside_with_the_reason_and_the_others_arrive(gate, server, reader, tmp_path):
     sent = slices(tmp_path / "study", 5)
     broken, whole = next(iter(sent.items()))

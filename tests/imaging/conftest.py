@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import BASE
-from pydicom.data import get_testdata_file
+from files import sample
 from starlette.testclient import TestClient
-
-
-def sample(name: str) -> bytes:
-    path = get_testdata_file(name, download=False)
-    assert path, name
-    return Path(str(path)).read_bytes()
 
 
 def multipart(*parts: bytes, types: list[str] | None = None) -> tuple[bytes, dict[str, str]]:

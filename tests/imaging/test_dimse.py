@@ -144,6 +144,40 @@ def test_the_same_data_set_again_succeeds_and_leaves_one_file(port, ct, server, 
     assert server.installation.index.instances.count_documents({"uid": name}) == 1
 
 
+def test_other_bytes_under_a_known_uid_are_a_warning_and_no_blocked_queue(port, ct, server, web):
+    study = uid()
+    name, data = ct(StudyInstanceUID=study)
+    corrected = changed(data, PatientName="Corrected^Name")
+    with Caller(port) as caller:
+        assert caller.store(name, data_set(data)) == (0, "")
+        status, comment = caller.store(name, data_set(corrected))
+        assert (status, comment[:11]) == (0xB000, "Other bytes")
+        stranger = ct(StudyInstanceUID=study, PatientID="SOMEBODY-ELSE")
+        assert caller.store(*_sent(stranger))[0] == 0xB000
+        assert caller.store(*_sent(ct(StudyInstanceUID=study))) == (0, "")
+    assert data_set(back(web, data)) == data_set(data)
+    assert len(server.installation.index.aside("hospital", study)) == 2
+
+
+def test_a_study_is_complete_when_its_source_has_been_quiet_for_as_long_as_it_is_said(port, ct, server, hospital):
+    def status(data) -> str:
+        study = pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID
+        found = hospital.get(f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{study}").json()["entry"][0]["resource"]
+        return str(found["status"])
+
+    server.installation.sources.add(Source("SLOW", "hospital", quiet=60))
+    made = {calling: ct() for calling in ("CT1", "SLOW")}
+    for calling, one in made.items():
+        with Caller(port, calling=calling) as caller:
+            assert caller.store(*_sent(one)) == (0, "")
+    server.wait(seconds=11)
+    server.installation.arrivals.settle()
+    assert {calling: status(data) for calling, (_, data) in made.items()} == {"CT1": "available", "SLOW": "registered"}
+    server.wait(seconds=50)
+    server.installation.arrivals.settle()
+    assert status(made["SLOW"][1]) == "available"
+
+
 def test_a_transfer_syntax_is_kept_as_it_is_sent(port, samples, web):
     data = changed(samples("JPEG-LL.dcm"), SOPInstanceUID=uid())
     instance = pydicom.dcmread(io.BytesIO(data))

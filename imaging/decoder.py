@@ -1,0 +1,39 @@
+"""What a decoder's process does: a question, and bytes for an answer, or text for what is wrong. ``decoding`` starts it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from imaging import rendering
+
+_FUNCTIONS: dict[str, Callable[..., bytes]] = {
+    "picture": rendering.picture,
+    "decoded": rendering.decoded,
+    "encoded": rendering.encoded,
+    "transcoded": rendering.transcoded,
+}
+
+
+def serve(connection: Connection) -> None:
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(_FUNCTIONS[function](*arguments))
+        except rendering.Undecodable as error:
+            connection.send(str(error))
+        except MemoryError:
+            connection.send("The image takes too much memory to be decoded.")
+        except Exception as error:  # hostile input: whatever a codec raises, the request is answered
+            connection.send(f"The image cannot be decoded ({type(error).__name__}).")
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,249 @@
+"""Pixels -> pictures, and from one transfer syntax to another. Runs in a process of its own (``decoding``), never in the server's.
+
+PS3.18 section 8.3.5 and 10.4: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/sect_8.3.5.html
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, pixel_array
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+from imaging.view import FORMATS, TRANSCODED, View, Window
+
+# Of what a frame holds when it is decoded: more is refused before anything is decoded
+MAX_FRAME = 512 * 1024 * 1024
+_PIXEL_MODULE = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+
+
+class Undecodable(Exception):
+    """The pixels cannot be decoded, in words that tell nothing of the patient."""
+
+
+def picture(path: str, frame: int, view: View) -> bytes:
+    """One frame, from 0, as JPEG or PNG. Errors: Undecodable."""
+    dataset = _read(path)
+    image = Image.fromarray(_shown(dataset, _pixels(dataset, frame), view.window))
+    if view.part:
+        x, y, width, height = view.part
+        image = image.crop((x, y, min(x + width, image.width), min(y + height, image.height)))
+    if view.flip[0]:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if view.flip[1]:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if view.size:
+        image = _fitted(image, _aspect(dataset), view.size)
+    out = BytesIO()
+    options: dict[str, Any] = {"quality": view.quality} if view.media == "image/jpeg" else {"compress_level": 3}
+    image.save(out, FORMATS[view.media], **options)
+    return out.getvalue()
+
+
+def decoded(path: str, frame: int) -> bytes:
+    """One frame, from 0, as it is in Explicit VR Little Endian: colours as stored. Errors: Undecodable."""
+    dataset = _read(path)
+    array = _pixels(dataset, frame, raw=True)
+    if (
+        array.ndim == 3
+        and int(dataset.get("PlanarConfiguration", 0) or 0) == 1
+        and not dataset.file_meta.TransferSyntaxUID.is_compressed
+    ):
+        array = array.transpose(2, 0, 1)
+    return _little(array)
+
+
+def _little(array: Any) -> bytes:
+    return bytes(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def encoded(path: str, frame: int, syntax: str) -> bytes:
+    """One frame, from 0, in a lossless compressed transfer syntax. Errors: Undecodable."""
+    dataset = _read(path)
+    one = Dataset()
+    for keyword in _PIXEL_MODULE:
+        if keyword in dataset:
+            setattr(one, keyword, dataset.get(keyword))
+    array = _pixels(dataset, frame, raw=True)
+    one.NumberOfFrames, one.PlanarConfiguration = 1, 0
+    one.PixelData = _little(array)
+    one["PixelData"].VR = "OW" if int(one.BitsAllocated) > 8 else "OB"
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    _compress(one, syntax)
+    return bytes(get_frame(one.PixelData, 0, number_of_frames=1))
+
+
+def transcoded(path: str, syntax: str) -> bytes:
+    """The whole file in another transfer syntax, losslessly, under the same UIDs. Errors: Undecodable."""
+    dataset = _read(path, pixels=True, needed=False)
+    if "PixelData" in dataset and _frame_bytes(dataset) * int(dataset.get("NumberOfFrames") or 1) > MAX_FRAME:
+        raise Undecodable("The instance is too large to be transcoded.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID.is_compressed and not _is_deflated(dataset):
+                dataset.decompress(as_rgb=False, generate_instance_uid=False)
+            if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+                _swap(dataset)
+            if syntax != ExplicitVRLittleEndian and "PixelData" in dataset:
+                dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+                _compress(dataset, syntax)
+            dataset.file_meta.TransferSyntaxUID = UID(syntax)
+            out = BytesIO()
+            pydicom.dcmwrite(out, dataset, implicit_vr=False, little_endian=True)
+    except Undecodable:
+        raise
+    except Exception as error:
+        raise Undecodable(f"This image cannot be given in {TRANSCODED[syntax]} ({type(error).__name__}).") from None
+    return out.getvalue()
+
+
+def _compress(dataset: Any, syntax: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.compress(UID(syntax), generate_instance_uid=False)
+    except Exception as error:
+        raise Undecodable(f"This image cannot be given in {TRANSCODED[syntax]} ({type(error).__name__}).") from None
+
+
+def _is_deflated(dataset: Any) -> bool:
+    return bool(dataset.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian)
+
+
+def _swap(dataset: Any) -> None:
+    """Words of 16 bits and more turn; pydicom turns the other elements when it writes them."""
+    size = int(dataset.BitsAllocated) // 8
+    if size > 1:
+        dataset.PixelData = np.frombuffer(dataset.PixelData, f">u{size}").astype(f"<u{size}").tobytes()
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(path: str, *, pixels: bool = False, needed: bool = True) -> Any:
+    """The data set; the pixels themselves are read where they are needed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(path, defer_size=None if pixels else 64 * 1024)
+    if "PixelData" not in dataset and needed:
+        raise Undecodable("This instance has no pixels.")
+    if "PixelData" in dataset and _frame_bytes(dataset) > MAX_FRAME:
+        raise Undecodable("A frame of this image is too large to be decoded.")
+    return dataset
+
+
+def _frame_bytes(dataset: Any) -> int:
+    try:
+        samples = int(dataset.get("SamplesPerPixel", 1) or 1)
+        return int(dataset.Rows) * int(dataset.Columns) * samples * max(1, int(dataset.get("BitsAllocated", 8)) // 8)
+    except (AttributeError, TypeError, ValueError):
+        raise Undecodable("The size of the image is not told.") from None
+
+
+def _pixels(dataset: Any, frame: int, *, raw: bool = False) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pixel_array(dataset, index=frame, raw=raw)
+    except Exception as error:
+        raise Undecodable(f"The pixels cannot be decoded ({type(error).__name__}).") from None
+
+
+# ---------------------------------------------------------------- how it looks
+
+
+def _shown(dataset: Any, array: Any, window: Window | None) -> Any:
+    """8 bits a sample: palette, modality LUT, window, polarity. PS3.4 N.2"""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+                coloured = apply_color_lut(array, dataset)
+                return (coloured >> 8).astype(np.uint8) if coloured.dtype.itemsize > 1 else coloured
+            if array.ndim == 3:
+                return _eight_bits(array, int(dataset.get("BitsStored", 8)))
+            return _grey(dataset, array, window)
+    except Undecodable:
+        raise
+    except Exception as error:
+        raise Undecodable(f"The image cannot be shown ({type(error).__name__}).") from None
+
+
+def _eight_bits(array: Any, bits: int) -> Any:
+    return array.astype(np.uint8) if bits <= 8 else (array >> (bits - 8)).astype(np.uint8)
+
+
+def _grey(dataset: Any, array: Any, window: Window | None) -> Any:
+    values = apply_rescale(array, dataset).astype(np.float64)
+    if window is not None:
+        shown = _windowed(values, window)
+    elif "VOILUTSequence" in dataset:
+        shown = _stretched(np.asarray(apply_voi_lut(array, dataset), np.float64))
+    elif (chosen := _own_window(dataset)) is not None:
+        shown = _windowed(values, chosen)
+    else:
+        shown = _stretched(values)
+    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+    return 255 - shown if inverted else shown
+
+
+def _own_window(dataset: Any) -> Window | None:
+    centre, width = dataset.get("WindowCenter"), dataset.get("WindowWidth")
+    try:
+        centre, width = (float(v[0]) if isinstance(v, pydicom.multival.MultiValue) else float(v) for v in (centre, width))
+    except (TypeError, ValueError, IndexError):
+        return None
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").lower().replace("_", "-")
+    return Window(centre, width, function) if width >= 1 else None
+
+
+def _windowed(values: Any, window: Window) -> Any:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3"""
+    centre, width = window.centre, max(window.width, 1e-6)
+    if window.function == "sigmoid":
+        shown = 255 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
+    elif window.function == "linear-exact":
+        shown = ((values - centre) / width + 0.5) * 255
+    else:
+        shown = ((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5) * 255
+    return np.clip(shown, 0, 255).astype(np.uint8)
+
+
+def _stretched(values: Any) -> Any:
+    low, high = float(values.min()), float(values.max())
+    return np.zeros(values.shape, np.uint8) if high <= low else ((values - low) / (high - low) * 255).astype(np.uint8)
+
+
+def _aspect(dataset: Any) -> float:
+    """How much taller than wide a pixel is."""
+    ratio = dataset.get("PixelAspectRatio") or dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
+    try:
+        return float(ratio[0]) / float(ratio[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return 1.0
+
+
+def _fitted(image: Image.Image, aspect: float, size: tuple[int, int]) -> Image.Image:
+    """As large as fits, without distortion."""
+    height = image.height * aspect
+    scale = min(size[0] / image.width, size[1] / height)
+    target = max(1, round(image.width * scale)), max(1, round(height * scale))
+    return image.resize(target, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BILINEAR)

@@ -1,0 +1,175 @@
+"""Where images and record do not agree, people decide; what was sent stays as it was sent."""
+
+from __future__ import annotations
+
+import pydicom
+import pytest
+from conftest import assert_outcome, order, patient
+from files import fresh, opened, path, saved
+
+
+def parameters(**values) -> dict:
+    kinds = {"order": "valueReference", "patient": "valueReference", "decision": "valueCode", "note": "valueString"}
+    rows = [{"name": n, kinds[n]: {"reference": v} if kinds[n] == "valueReference" else v} for n, v in values.items()]
+    return {"resourceType": "Parameters", "parameter": rows}
+
+
+@pytest.fixture
+def ordered(created):
+    def make(number: str, mrn: str) -> tuple[dict, dict]:
+        person = created(patient(identifier=[{"system": "urn:mrn", "value": mrn}], birthDate="1970-05-02"))
+        return person, created(order(f"Patient/{person['id']}", identifier=[{"system": "urn:acsn", "value": number}]))
+
+    return make
+
+
+@pytest.fixture
+def study_of(hospital):
+    def find(dataset) -> dict:
+        bundle = hospital.get(f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{dataset.StudyInstanceUID}").json()
+        [entry] = bundle["entry"]
+        return entry["resource"]
+
+    return find
+
+
+@pytest.fixture
+def tasks(hospital, server):
+    def find(focus: str, reason: str) -> list[dict]:
+        server.installation.arrivals.settle()
+        rows = [e["resource"] for e in hospital.get(f"Task?focus={focus}").json().get("entry", [])]
+        return [row for row in rows if row["reasonCode"]["coding"][0]["code"] == reason]
+
+    return find
+
+
+@pytest.fixture
+def settle(hospital):
+    def post(task: dict, **values):
+        return hospital.post(f"Task/{task['id']}/$reconcile", json=parameters(**values))
+
+    return post
+
+
+def test_other_bytes_under_a_known_uid_are_set_aside_with_a_warning(stow, web, study_of, tasks, settle, hospital, server):
+    """A PACS that sends again with corrected values is not held up; what came first stays until a person decides."""
+    first = opened(fresh("CT_small.dcm", PatientName="Wrong^Name"))
+    again = opened(saved(first))
+    again.PatientName = "Right^Name"
+    assert stow(saved(first)).status_code == 200
+    reply = stow(saved(again))
+    assert reply.status_code == 202
+    [row] = reply.json()["00081199"]["Value"]
+    assert row["00081196"]["Value"] == [0xB000]
+    assert stow(saved(again)).status_code == 202
+    shown = {"Accept": "application/dicom; transfer-syntax=*"}
+    assert web().get(path(first), headers=shown).content[128:] == saved(first)[128:]
+    study = study_of(first)
+    [task] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    assert task["code"]["coding"][0]["code"] == "reconcile"
+    assert "Name" not in str(task)
+    assert_outcome(settle(task, decision="link"), 422, "business-rule")
+    done = settle(task, decision="replace", note="corrected by the modality")
+    assert done.status_code == 200, done.text
+    assert (done.json()["status"], done.json()["note"][0]["text"]) == ("completed", "corrected by the modality")
+    assert web().get(path(first), headers=shown).content[128:] == saved(again)[128:]
+    [told] = web().get(f"{path(first)}/metadata").json()
+    assert told["00100010"]["Value"] == [{"Alphabetic": "Right^Name"}]
+    assert_outcome(settle(task, decision="keep"), 409, "conflict")
+    [kept] = server.installation.index.quarantine.find({"uid": str(first.SOPInstanceUID)})
+    assert server.installation.blobs.read(kept["digest"])[128:] == saved(first)[128:]
+    agents = [e["resource"] for e in hospital.get(f"Provenance?target=Task/{task['id']}").json()["entry"]]
+    assert any(a["activity"]["coding"][0]["code"] == "reconcile" for a in agents), agents
+
+
+def test_what_was_set_aside_may_stay_aside(stow, web, study_of, tasks, settle):
+    first = opened(fresh("CT_small.dcm"))
+    again = opened(saved(first))
+    again.StationName = "OTHER"
+    stow(saved(first))
+    stow(saved(again))
+    [task] = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    assert settle(task, decision="keep").status_code == 200
+    assert (
+        web().get(path(first), headers={"Accept": "application/dicom; transfer-syntax=*"}).content[128:] == saved(first)[128:]
+    )
+    stow(saved(again))  # the same bytes once more: decided is decided
+    assert len(tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")) == 1
+
+
+def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(stow, web, study_of, tasks, settle, ordered):
+    _person, _ = ordered("MOVE-1", "MV-RIGHT")
+    first = opened(fresh("CT_small.dcm", PatientID="MV-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
+    second = opened(saved(first))
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    assert stow(saved(first), saved(second)).status_code == 200
+    study = study_of(first)
+    first.PatientID = second.PatientID = "MV-RIGHT"
+    assert stow(saved(first)).status_code == 202
+    [task] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    assert_outcome(settle(task, decision="replace"), 409, "conflict")
+    assert stow(saved(second)).status_code == 202
+    assert settle(task, decision="replace").status_code == 200
+    rows = web().get(f"studies/{first.StudyInstanceUID}/instances?includefield=PatientID").json()
+    assert [row["00100020"]["Value"] for row in rows] == [["MV-RIGHT"]] * 2
+
+
+def test_a_mismatch_is_linked_corrected_or_rejected_by_hand(stow, study_of, tasks, settle, ordered, hospital, office, created):
+    person, asked = ordered("REC-1", "R-1")
+    wrong = opened(fresh("CT_small.dcm", AccessionNumber="REC-1", PatientID="R-1-TYPO", PatientBirthDate="19700502"))
+    stow(saved(wrong))
+    study = study_of(wrong)
+    [task] = tasks(f"ImagingStudy/{study['id']}", "patient-mismatch")
+    foreign = office.post("Patient", json=patient()).json()
+    assert office.post(f"Task/{task['id']}/$reconcile", json=parameters(decision="keep")).status_code == 404
+    assert_outcome(settle(task, decision="maybe"), 400, "invalid")
+    assert_outcome(settle(task, decision="link"), 400, "invalid")
+    assert_outcome(settle(task, decision="correct", patient=f"Patient/{foreign['id']}"), 422, "not-found")
+    assert_outcome(settle(task, decision="replace"), 422, "business-rule")
+    assert hospital.get(f"Task/{task['id']}").json() == task
+    assert study_of(wrong) == study
+    assert settle(task, decision="link", order=f"ServiceRequest/{asked['id']}").status_code == 200
+    linked = study_of(wrong)
+    assert linked["subject"]["reference"] == f"Patient/{person['id']}"
+    assert [one["reference"] for one in linked["basedOn"]] == [f"ServiceRequest/{asked['id']}"]
+    more = opened(saved(wrong))
+    more.SOPInstanceUID = more.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    stow(saved(more))
+    tasks(f"ImagingStudy/{study['id']}", "patient-mismatch")
+    after = study_of(wrong)
+    assert after["numberOfInstances"] == 2
+    assert after["subject"] == linked["subject"]  # what a person decided stays decided
+
+
+def test_a_rejected_study_leaves_the_record_and_its_bytes_stay(stow, study_of, tasks, settle, ordered, web, server):
+    ordered("REJ-1", "J-1")
+    wrong = opened(fresh("CT_small.dcm", AccessionNumber="REJ-1", PatientID="SOMEBODY", PatientBirthDate="19700502"))
+    stow(saved(wrong))
+    study = study_of(wrong)
+    [task] = tasks(f"ImagingStudy/{study['id']}", "patient-mismatch")
+    assert settle(task, decision="reject").status_code == 200
+    assert study_of(wrong)["status"] == "entered-in-error"
+    [row] = server.installation.index.stored("hospital", str(wrong.StudyInstanceUID))
+    assert server.installation.blobs.read(row.digest)[128:] == saved(wrong)[128:]
+
+
+def test_the_same_examination_under_new_uids_is_flagged(stow, study_of, tasks, ordered, server):
+    ordered("SAME-1", "S-1")
+    members = {"AccessionNumber": "SAME-1", "PatientID": "S-1", "PatientBirthDate": "19700502"}
+    one, other = (opened(fresh("CT_small.dcm", **members)) for _ in range(2))
+    for dataset in (one, other):
+        stow(saved(dataset))
+        server.wait(seconds=11)
+        server.installation.arrivals.settle()
+    assert len(tasks(f"ImagingStudy/{study_of(other)['id']}", "same-examination")) == 1
+    assert tasks(f"ImagingStudy/{study_of(one)['id']}", "same-examination") == []
+
+
+def test_each_facility_has_an_endpoint_of_its_own(stow, study_of, hospital):
+    dataset = opened(fresh("CT_small.dcm"))
+    stow(saved(dataset))
+    [reference] = study_of(dataset)["endpoint"]
+    endpoint = hospital.get(reference["reference"]).json()
+    assert endpoint["managingOrganization"] == {"reference": "Organization/hospital"}
+    assert endpoint["address"].endswith("/dicomweb")
+    assert endpoint["connectionType"]["code"] == "dicom-wado-rs"
