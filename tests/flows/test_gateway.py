@@ -62,7 +62,7 @@ class Gateway:
     def start(self) -> None:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        wait_until(self._listens)
+        wait_until(self._listens, 60)
 
     def _listens(self) -> bool:
         assert self.process is not None
@@ -133,9 +133,13 @@ def reader(server):
 @pytest.fixture
 def gate(tmp_path, server, key):
     gate = Gateway(tmp_path, server, "--key", str(key))
-    gate.start()
-    yield gate
-    gate.stop()
+    try:
+        gate.start()
+        yield gate
+        gate.stop()
+    finally:
+        if gate.process is not None and gate.process.poll() is None:
+            gate.kill()
 
 
 def arrived(reader, server, uids) -> dict[str, bytes]:
@@ -158,9 +162,9 @@ def arrived(reader, server, uids) -> dict[str, bytes]:
 def test_what_a_modality_sends_arrives_as_it_was_and_leaves_the_spool(gate, server, reader, tmp_path):
     sent = slices(tmp_path / "study", 40)
     assert storescu(gate.port, tmp_path / "study") == 0
-    wait_until(lambda: not gate.waiting())
+    wait_until(lambda: not gate.waiting(), 60)
     assert arrived(reader, server, sent) == sent
-    wait_until(lambda: "waiting 0" in gate.status() and "sent 40" in gate.status())
+    wait_until(lambda: "waiting 0" in gate.status() and "sent 40" in gate.status(), 60)
     assert "refused 0" in gate.status()
     assert list((gate.spool / "incoming").iterdir()) == []
     gate.stop()
@@ -173,7 +177,7 @@ def test_one_that_the_server_sets_aside_is_delivered(gate, server, reader, tmp_p
     with Caller(gate.port, called="ANY") as caller:
         assert caller.store(uid, data) == (0, "")
         assert caller.store(uid, data.replace(b"CompressedSamples^CT1", b"CorrectedSamples^^CT1")) == (0, "")
-    wait_until(lambda: not gate.waiting())
+    wait_until(lambda: not gate.waiting(), 60)
     assert arrived(reader, server, [uid]) == {uid: data}
     assert list((gate.spool / "refused").iterdir()) == []
 
@@ -186,7 +190,7 @@ def test_one_that_the_server_refuses_is_put_aside_with_the_reason_and_the_others
         assert caller.store(broken, whole[:-3000]) == (0, "")  # the gateway does not look into it
         for uid, data in list(sent.items())[1:]:
             assert caller.store(uid, data) == (0, "")
-    wait_until(lambda: not gate.waiting())
+    wait_until(lambda: not gate.waiting(), 60)
     assert set(arrived(reader, server, sent)) == set(sent) - {broken}
     refused = sorted((gate.spool / "refused").iterdir())
     assert [path.suffix for path in refused] == [".dcm", ".json"]
@@ -197,11 +201,11 @@ def test_one_that_the_server_refuses_is_put_aside_with_the_reason_and_the_others
 
 @dcmtk
 def test_cut_anywhere_everything_that_was_acknowledged_arrives_once(gate, server, reader, tmp_path):
+    first, second = slices(tmp_path / "first", 60), slices(tmp_path / "second", 30)
+    command = ["storescu", "-aet", "CT1", "+sd", "127.0.0.1", str(gate.port), str(tmp_path / "first")]
+    sending = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        first, second = slices(tmp_path / "first", 60), slices(tmp_path / "second", 30)
-        command = ["storescu", "-aet", "CT1", "+sd", "127.0.0.1", str(gate.port), str(tmp_path / "first")]
-        sending = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: len(gate.waiting()) > 2)
+        wait_until(lambda: len(gate.waiting()) > 2, 60)
         gate.kill()  # amid receiving and sending
         sending.wait(60)
         kept = {path.name for path in gate.waiting()}
@@ -209,7 +213,7 @@ def test_cut_anywhere_everything_that_was_acknowledged_arrives_once(gate, server
         assert storescu(gate.port, tmp_path / "first") == 0
         server.kill()  # amid sending
         assert storescu(gate.port, tmp_path / "second") == 0  # it is taken in all the same
-        wait_until(lambda: "not sending: the server cannot be reached" in gate.status())
+        wait_until(lambda: "not sending: the server cannot be reached" in gate.status(), 60)
         assert kept
         assert len(gate.waiting()) >= 30
         gate.kill()
@@ -219,6 +223,8 @@ def test_cut_anywhere_everything_that_was_acknowledged_arrives_once(gate, server
         assert arrived(reader, server, [*first, *second]) == first | second
         assert list((gate.spool / "refused").iterdir()) == []
     finally:
+        sending.kill()
+        sending.wait(10)
         if server.process.poll() is not None:
             server.start()
 

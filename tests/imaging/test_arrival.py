@@ -179,3 +179,15 @@ def test_a_study_without_any_identity_is_still_kept(hospital, stow, ct):
     assert stow(data).status_code == 200
     subject = study_of(hospital, data)["subject"]["reference"]
     assert hospital.get(subject).json()["resourceType"] == "Patient"
+
+
+def test_what_arrives_within_the_same_millisecond_is_not_forgotten(stow, ct, server):
+    data = ct(AccessionNumber="MS-1")
+    assert stow(data).status_code == 200
+    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.index
+    index.mark("hospital", study, 5)
+    _, revision = index.study("hospital", study)
+    index.mark("hospital", study, 5)  # after the study was read, before it is settled
+    index.settle("hospital", study, revision, complete=True)
+    assert ("hospital", study) in index.dirty()
+    assert ("hospital", study) in index.waiting(100_000, 10)
