@@ -304,6 +304,8 @@ class Installation:
             authenticate=self.authenticate_images,
             see=self.arrivals.see,
             arrived=self.arrivals.arrived,
+            arriving=self.arrivals.arriving,
+            left=self.arrivals.left,
             note=self.note_images,
             unavailable=self.unavailable,
             room=self.room.enough,

@@ -24,6 +24,7 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
+_HELD = 5_000  # milliseconds
 
 
 class Arrivals:
@@ -34,6 +35,7 @@ class Arrivals:
     ) -> None:
         self._store, self._index, self._new_context, self._clock, self._quiet = store, index, new_context, clock, quiet
         self._next: dict[tuple[str, str], float] = {}
+        self._held: dict[tuple[str, str], tuple[float, int]] = {}  # when it was marked, until when that holds
         self._lock = threading.Lock()
 
     def see(self, principal: Principal, letter: str, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -44,10 +46,32 @@ class Arrivals:
 
     def arrived(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None:
         """Mark the study; bring its ImagingStudy up to date at once, but no more than once a second."""
-        with translated():
-            self._index.mark(owner, uid, milliseconds(self._clock()), None if quiet is None else int(quiet * 1000))
+        self._mark(owner, uid, quiet, None)
         if self._due((owner, uid)):
             self._tried(owner, uid, complete=False)
+
+    def arriving(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None:
+        """As ``arrived``, where more is expected until ``left``: a mark holds for some seconds, and is made once a second. The
+        first one brings its ImagingStudy up to date; then that is left to ``settle``."""
+        now, marked = time.monotonic(), self._held.get((owner, uid), (float("-inf"), 0))[0]
+        if now - marked < _AT_MOST_EVERY:
+            return
+        held = milliseconds(self._clock()) + _HELD
+        self._mark(owner, uid, quiet, held)
+        self._held[owner, uid] = (now, held)
+        if now - marked > _HELD / 1000:
+            self._tried(owner, uid, complete=False)
+
+    def left(self, owner: str, uid: str) -> None:
+        """Nothing more of the study is expected from here."""
+        _, held = self._held.pop((owner, uid), (0.0, None))
+        if held is not None:
+            with translated():
+                self._index.let_go(owner, uid, held)
+
+    def _mark(self, owner: str, uid: str, quiet: float | None, held: int | None) -> None:
+        with translated():
+            self._index.mark(owner, uid, milliseconds(self._clock()), None if quiet is None else int(quiet * 1000), held)
 
     def _due(self, key: tuple[str, str]) -> bool:
         with self._lock:
@@ -58,6 +82,7 @@ class Arrivals:
             return True
 
     def update(self, owner: str, uid: str, *, complete: bool) -> None:
+        begun = milliseconds(self._clock())
         with translated():
             found = self._index.study(owner, uid)
         if found is None:
@@ -65,7 +90,7 @@ class Arrivals:
         study, revision = found
         retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
         with translated():
-            self._index.settle(owner, uid, revision, complete=complete)
+            self._index.settle(owner, uid, revision, begun, complete=complete)
 
     def settle(self) -> None:
         """Studies of new orders, what came since the last update, and studies that have been quiet long enough."""

@@ -25,7 +25,7 @@ class Archive:
     """``base``: the URL of /dicomweb. ``max_request``, ``max_part``: bytes.
 
     ``authenticate``: by the headers Authorization and Cookie. ``see``: which of these studies the caller may see, by SMART's letter r
-    or s. ``arrived``: instances of (owner, study UID) were stored. ``note``: what was read or stored, for the audit. ``unavailable``:
+    or s. ``arrived``: instances of (owner, study UID) were stored; ``arriving``: one was, and others may follow until ``left``. ``note``: what was read or stored, for the audit. ``unavailable``:
     whether an error means that the database is away. ``room``: whether the disk has any for another instance.
     """
 
@@ -38,6 +38,8 @@ class Archive:
     authenticate: Callable[[str | None, str | None], Principal]
     see: Callable[[Principal, str, Studies], set[tuple[str, str]]]
     arrived: Arrived
+    arriving: Arrived
+    left: Callable[[str, str], None]
     note: Callable[[Principal, str, Studies, str], None]
     unavailable: Callable[[Exception], bool]
     room: Callable[[], bool]

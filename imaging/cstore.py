@@ -57,11 +57,15 @@ class _FromSource:
         if isinstance(stored, Refused):
             return Status(stored.reason, stored.text)
         owner = source.organization
-        archive.arrived(self._principal, owner, stored.study, source.quiet)
+        archive.arriving(self._principal, owner, stored.study, source.quiet)
         if stored.study not in self._noted:  # a line a study and association, as there is one a study and request of STOW
             archive.note(self._principal, "cstore", [(owner, stored.study)], "")
             self._noted.add(stored.study)
         return Status(stow.WARNING, stored.text) if isinstance(stored, stow.SetAside) else Status(SUCCESS)
+
+    def ended(self) -> None:
+        for study in self._noted:
+            self._archive.left(self._source.organization, study)
 
     def failed(self, error: Exception) -> Status:
         if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:

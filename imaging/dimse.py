@@ -49,14 +49,20 @@ class Service(Protocol):
     def failed(self, error: Exception) -> Status:
         """What to tell the sender of an unexpected error."""
 
+    def ended(self) -> None:
+        """The association is over, however."""
+
 
 def serve(association: Association, service: Service) -> None:
     """Until it is released. Error: Ended."""
     fragments = association.fragments()
-    for first in fragments:
-        association.amid = True
-        _Message(association, service, fragments).answered(first)
-        association.amid = False
+    try:
+        for first in fragments:
+            association.amid = True
+            _Message(association, service, fragments).answered(first)
+            association.amid = False
+    finally:
+        service.ended()
 
 
 class _Message:

@@ -124,11 +124,18 @@ class Index:
             self._known.clear()
         self._known[series] = patient
 
-    def mark(self, owner: str, uid: str, now: int, quiet: int | None = None) -> None:
+    def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is
-        complete, where its source has its own."""
-        marks = {"$set": {"dirty": True, "waiting": True, "arrived": now, "quiet": quiet}, "$inc": {"revision": 1}}
+        complete, where its source has its own. ``held``: until then it stays to be brought up to date, whatever is done: more
+        arrives without a mark of its own."""
+        marks: Row = {"$set": {"dirty": True, "waiting": True, "arrived": now, "quiet": quiet}, "$inc": {"revision": 1}}
+        marks |= {"$max": {"held": held}} if held else {}
         self.studies.update_one({"_id": f"{owner}|{uid}"}, marks)
+
+    def let_go(self, owner: str, uid: str, held: int) -> None:
+        """Nothing more comes of what was held until then, unless somebody else holds it for longer."""
+        done = {"$set": {"dirty": True, "held": 0}, "$inc": {"revision": 1}}
+        self.studies.update_one({"_id": f"{owner}|{uid}", "held": held}, done)
 
     def again(self, accessions: set[tuple[str, str]]) -> None:
         """The studies of these (owner, accession number) are to be brought up to date, though nothing arrived."""
@@ -150,10 +157,11 @@ class Index:
         rows = self.studies.find({"waiting": True}, {"owner": 1, "uid": 1, "arrived": 1, "quiet": 1}).limit(1000)
         return [(row["owner"], row["uid"]) for row in rows if row["arrived"] < now - (row.get("quiet") or quiet)]
 
-    def settle(self, owner: str, uid: str, revision: int | None, *, complete: bool) -> None:
-        """It was brought up to date as it was in this revision; what came later keeps it dirty."""
+    def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
+        """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
         done: Row = {"dirty": False} | ({"waiting": False} if complete else {})
-        self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision}, {"$set": done})
+        free = {"held": {"$not": {"$gte": begun}}}
+        self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision} | free, {"$set": done})
 
     def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
         """The whole study and its revision; its counts are brought up to date on the way."""

@@ -38,6 +38,9 @@ class _Taking:
         self._spool.keep(incoming, named.uid)
         return Status(SUCCESS)
 
+    def ended(self) -> None:
+        """What was kept, was kept."""
+
     def failed(self, error: Exception) -> Status:
         """Whatever it is, the sender is to try again."""
         log.error("An instance could not be spooled (%s)", type(error).__name__)

@@ -626,6 +626,9 @@ class _Nowhere:
     def receive(self):
         return Status(0xA700)
 
+    def ended(self):
+        pass
+
 
 def _listening(**limits) -> Listener:
     listener = Listener(Place("127.0.0.1", free_port(), None, limits=Limits(**limits)), lambda _: _Nowhere())
