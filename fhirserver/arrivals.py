@@ -25,6 +25,10 @@ log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
 _HELD = 5_000  # milliseconds
+_LONG, _SHARE = (
+    0.5,
+    10,
+)  # what takes so many seconds, a large study that still arrives, is done in one part of so many of the time
 
 
 class Arrivals:
@@ -59,7 +63,7 @@ class Arrivals:
         held = milliseconds(self._clock()) + _HELD
         self._mark(owner, uid, quiet, held)
         self._held[owner, uid] = (now, held)
-        if now - marked > _HELD / 1000:
+        if now - marked > _HELD / 1000 and self._due((owner, uid)):
             self._tried(owner, uid, complete=False)
 
     def left(self, owner: str, uid: str) -> None:
@@ -104,13 +108,17 @@ class Arrivals:
         for owner, uid in quiet:
             self._tried(owner, uid, complete=True)
         for owner, uid in dirty:
-            if (owner, uid) not in quiet:
+            if (owner, uid) not in quiet and self._next.get((owner, uid), 0.0) < time.monotonic() + _AT_MOST_EVERY:
                 self._tried(owner, uid, complete=False)
 
     def _tried(self, owner: str, uid: str, *, complete: bool) -> None:
         """One study that cannot be brought up to date does not hold up the others."""
+        begun = time.monotonic()
         try:
             self.update(owner, uid, complete=complete)
+            if (taken := time.monotonic() - begun) > _LONG:
+                with self._lock:
+                    self._next[owner, uid] = time.monotonic() + _SHARE * taken
         except Unavailable:
             raise
         except Exception as error:  # the bytes are stored all the same; the next pass tries again

@@ -52,7 +52,7 @@ class _FromSource:
     def store(self, incoming: Incoming, named: Named) -> Status:
         archive, source = self._archive, self._source
         stored = stow.store(
-            incoming, source.organization, archive.blobs, archive.index, None, source.charset, (named.sop_class, named.uid)
+            incoming, source.organization, archive.blobs, archive.index, None, (named.sop_class, named.uid), source.charset
         )
         if isinstance(stored, Refused):
             return Status(stored.reason, stored.text)
@@ -65,7 +65,10 @@ class _FromSource:
 
     def ended(self) -> None:
         for study in self._noted:
-            self._archive.left(self._source.organization, study)
+            try:
+                self._archive.left(self._source.organization, study)
+            except Exception as error:  # it is free by itself in some seconds
+                log.warning("A study was not let go (%s)", type(error).__name__)
 
     def failed(self, error: Exception) -> Status:
         if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:

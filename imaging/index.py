@@ -159,7 +159,7 @@ class Index:
 
     def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
         """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
-        done: Row = {"dirty": False} | ({"waiting": False} if complete else {})
+        done: Row = {"dirty": False, "held": 0} | ({"waiting": False} if complete else {})
         free = {"held": {"$not": {"$gte": begun}}}
         self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision} | free, {"$set": done})
 
@@ -198,9 +198,30 @@ class Index:
     def find_series(self, study: str) -> list[Row]:
         return list(self.series.find({"study": study}))
 
-    def find_instances(self, series: str, *, whole: bool = False) -> list[Row]:
-        """``whole``: with their metadata."""
-        return list(self.instances.find({"series": series}, {"frames": 0, "bulk": 0} | ({} if whole else {"meta": 0})))
+    def find_instances(self, study: Row, series: str, *, whole: bool = False) -> list[Row]:
+        """In order. ``whole``: with their metadata; otherwise what is searched for, of the whole series in one read."""
+        if whole:
+            return sorted(self.instances.find({"series": series}, {"frames": 0, "bulk": 0}), key=_order)
+        id_ = f"{series}|rows"
+        kept = self._kept(study, id_)
+        if kept is not None:
+            known: list[Row] = json.loads(zlib.decompress(kept["rows"]))
+            return known
+        found = sorted(
+            self.instances.find({"series": series}, {"_id": 0, "uid": 1, "class": 1, "number": 1, "q": 1}), key=_order
+        )
+        packed = zlib.compress(json.dumps(found).encode(), 1)
+        self._keep(study, id_, len(packed), {"rows": packed})
+        return found
+
+    def _kept(self, study: Row, id_: str) -> Row | None:
+        """What was kept of a series as it is in this revision. Nothing while it is held: then more comes under one revision."""
+        return None if study.get("held") else self.kept.find_one({"_id": id_, "revision": study.get("revision", 0)})
+
+    def _keep(self, study: Row, id_: str, size: int, what: Row) -> None:
+        if size < _MAX_KEPT and not study.get("held"):
+            row = {"_id": id_, "revision": study.get("revision", 0)} | what
+            self.kept.replace_one({"_id": id_}, row, upsert=True)
 
     def sample(self, study: str, series: str | None = None) -> dict[str, Any]:
         """The metadata of one instance of a study or series: what all of them say of the patient and the study."""
@@ -223,17 +244,15 @@ class Index:
     def kept_metadata(self, row: Row, series: str, base: str) -> tuple[bytes, str] | None:
         """(gzip of the JSON array of a series' metadata, its hash), kept until something arrives. ``row``: the study's."""
         id_ = f"{row['_id']}|{series}"
-        state = {"revision": row.get("revision", 0), "base": base}
-        kept = self.kept.find_one({"_id": id_} | state)
-        if kept is not None:
+        kept = self._kept(row, id_)
+        if kept is not None and kept["base"] == base:
             return kept["gzip"], kept["hash"]
         texts = self._texts(id_, base)
         if not texts:
             return None
         text = b"[" + b",".join(texts) + b"]"
         packed, hash_ = gzip.compress(text, 6, mtime=0), hashlib.sha256(text).hexdigest()[:32]
-        if len(packed) < _MAX_KEPT:
-            self.kept.replace_one({"_id": id_}, {"_id": id_, **state, "gzip": packed, "hash": hash_}, upsert=True)
+        self._keep(row, id_, len(packed), {"base": base, "gzip": packed, "hash": hash_})
         return packed, hash_
 
     def _texts(self, series: str, base: str) -> list[bytes]:

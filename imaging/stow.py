@@ -77,13 +77,13 @@ def store(
     blobs: Blobs,
     index: Index,
     study: str | None,
-    charset: str | None = None,
     named: tuple[str, str] | None = None,
+    charset: str | None = None,
 ) -> Result:
     """One received part. The file is durable before its row is written.
 
-    ``study``: the one that the URL names. ``charset``: of a data set that names none, by its source. ``named``: the class and
-    instance that the request names.
+    ``study``: the one that the URL names. ``named``: the class and instance that the request names. ``charset``: of a data set
+    that names none, by its source.
     """
     try:
         instance = dataset.parse(incoming.path, charset)

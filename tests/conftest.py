@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pydicom  # noqa: F401 - before the application, which hides the codecs from its process: tests decode by them
 import pytest
 from starlette.testclient import TestClient
 

@@ -1,26 +1,18 @@
-"""A DICOM file -> Instance, plain Python values. Of the server's own process, the only place that sees pydicom.
+"""DICOM files, as plain Python values. Of the server's own process, the only place that sees pydicom.
 
-Whatever a peer sends, the answer is an Instance or ``Refused``; UIDs are checked before anything else and never become paths.
+pydicom loads whatever codecs are installed. They are native code for hostile input, and belong to the decoders' processes alone.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import warnings
-import zlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+import sys
 
-import pydicom
-from pydicom.charset import convert_encodings, python_encoding
-from pydicom.filereader import read_file_meta_info
+# None is how the import system marks what is not to be had
+for _codec in ("gdcm", "pylibjpeg", "openjpeg", "rle", "jpeg_ls", "PIL"):
+    sys.modules.setdefault(_codec, None)  # type: ignore[arg-type]
 
-from imaging.attributes import ATTRIBUTES, DEFLATED, LEVELS, REQUESTS
-from imaging.dataset import frames as frames_
-from imaging.dataset.metadata import DEFER, Bulk, Json, Told, texts
-from imaging.dataset.refusal import (
+from imaging.dataset.instance import Instance, encodings, is_uid, parse  # noqa: E402
+from imaging.dataset.refusal import (  # noqa: E402
     CANNOT_UNDERSTAND,
     DATA_SET_MISMATCH,
     DUPLICATE_INSTANCE,
@@ -29,7 +21,6 @@ from imaging.dataset.refusal import (
     TRANSFER_SYNTAX_NOT_SUPPORTED,
     Refused,
 )
-from imaging.study import Accession
 
 __all__ = [
     "CANNOT_UNDERSTAND",
@@ -40,194 +31,7 @@ __all__ = [
     "TRANSFER_SYNTAX_NOT_SUPPORTED",
     "Instance",
     "Refused",
+    "encodings",
     "is_uid",
     "parse",
 ]
-
-_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
-_LONGEST = 1024
-_MAX_PACKED = 8 * 1024 * 1024
-_MAX_INFLATED = 128 * 1024 * 1024
-_STUDY, _SERIES, _INSTANCE, _CLASS = "0020000D", "0020000E", "00080018", "00080016"
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """What the index keeps of a file.
-
-    ``attributes``: by level and keyword, as text. ``requests``: those of each Request Attributes item. ``metadata``: the DICOM JSON
-    model as deflated text, in which ``@`` stands for the URL of /dicomweb. ``bulk``: where the values are that it refers to. ``count``: of frames, 0
-    without pixels. ``frames``: for each frame the (offset, length) segments of its bytes in the file, where that is known.
-    """
-
-    study: str
-    series: str
-    uid: str
-    sop_class: str
-    transfer_syntax: str
-    attributes: dict[str, dict[str, str]]
-    requests: tuple[dict[str, str], ...]
-    accessions: tuple[Accession, ...]
-    title: str | None
-    metadata: bytes
-    bulk: tuple[Bulk, ...]
-    count: int
-    frames: frames_.Frames
-
-
-def is_uid(value: str) -> bool:
-    """PS3.5 section 9.1"""
-    return len(value) <= 64 and _UID.fullmatch(value) is not None
-
-
-def encodings(charset: str) -> list[str]:
-    """How Python calls a Specific Character Set. Error: ValueError for one that is not in the standard."""
-    terms = charset.split("\\")
-    if not charset or any(term not in python_encoding for term in terms):
-        raise ValueError(f"not a Specific Character Set of DICOM: {charset} (example: ISO_IR 100)")
-    return list(convert_encodings(terms))
-
-
-def parse(path: Path, charset: str | None = None) -> Instance:
-    """``charset``: the Specific Character Set of a data set that names none. Errors: Refused."""
-    try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")
-            return _parse(file, path.stat().st_size, charset)
-    except Refused:
-        raise
-    except (RecursionError, MemoryError):
-        raise Refused(CANNOT_UNDERSTAND, "The data set is nested too deep or too large.") from None
-    except Exception as error:  # a parser of hostile input: whatever it raises, the file is refused
-        raise Refused(CANNOT_UNDERSTAND, f"Not a DICOM file that can be read ({type(error).__name__}).") from None
-
-
-def _parse(file: BinaryIO, size: int, charset: str | None) -> Instance:
-    file.seek(128)
-    if file.read(4) != b"DICM":
-        raise Refused(CANNOT_UNDERSTAND, "Not a DICOM file: no DICM prefix.")
-    file.seek(0)
-    syntax = str(read_file_meta_info(file.name).get("TransferSyntaxUID", ""))
-    if not is_uid(syntax):
-        raise Refused(CANNOT_UNDERSTAND, "The transfer syntax is missing.")
-    file.seek(0)
-    if syntax == DEFLATED:
-        _inflated(file)
-        file.seek(0)
-    dataset = pydicom.dcmread(file, stop_before_pixels=True, defer_size=None if syntax == DEFLATED else DEFER)
-    if charset and not dataset.get("SpecificCharacterSet"):
-        dataset.set_original_encoding(*dataset.original_encoding, encodings(charset))
-        dataset.SpecificCharacterSet = charset
-    uids = _uids(dataset)
-    try:
-        return _instance(file, size, dataset, syntax, uids)
-    except Refused as refused:
-        raise Refused(refused.reason, refused.text, uids[3], uids[2]) from None
-
-
-def _inflated(file: BinaryIO) -> None:
-    """pydicom inflates whatever there is: how much that is, is found out first. Errors: Refused where it is too much."""
-    file.seek(132)
-    file.seek(_meta_end(file))
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while chunk := file.read(64 * 1024):
-        while chunk:
-            size += len(inflater.decompress(chunk, 1024 * 1024))
-            chunk = inflater.unconsumed_tail
-            if size > _MAX_INFLATED:
-                raise Refused(OUT_OF_RESOURCES, "The deflated data set is too large.")
-
-
-def _meta_end(file: BinaryIO) -> int:
-    """Where the data set begins: group 2 begins with its own length. PS3.10 section 7.1"""
-    head = file.read(12)
-    if head[:8] != b"\x02\x00\x00\x00UL\x04\x00":
-        raise Refused(CANNOT_UNDERSTAND, "The file meta information has no group length.")
-    return 132 + 12 + int.from_bytes(head[8:12], "little")
-
-
-def _instance(file: BinaryIO, size: int, dataset: Any, syntax: str, uids: tuple[str, str, str, str]) -> Instance:
-    study, series, uid, sop_class = uids
-    deflated = syntax == DEFLATED
-    at = f"/studies/{study}/series/{series}/instances/{uid}/bulkdata/"
-    told = Told(dataset, at, in_file=not deflated)
-    metadata, count = told.json, 0
-    frames: frames_.Frames = ()
-    pixels = None if deflated else frames_.pixel_data(file, file.tell(), syntax)
-    if pixels is not None:
-        tag, vr, start, length = pixels
-        count = frames_.frame_count(metadata)
-        frames = frames_.located(file, size, start, length, metadata, count)
-        metadata[f"{tag:08X}"] = {"vr": vr, "BulkDataURI": f"@{at}{tag:08X}"}
-        if length != 0xFFFFFFFF:
-            told.bulk.append((f"{tag:08X}", start, length))
-    elif deflated and "00280010" in metadata:
-        count = frames_.frame_count(metadata)
-    return Instance(
-        study,
-        series,
-        uid,
-        sop_class,
-        transfer_syntax=syntax,
-        attributes={level: _attributes(metadata, level) for level in LEVELS},
-        requests=tuple(_requested(item) for item in metadata.get("00400275", {}).get("Value", ())),
-        accessions=_accessions(metadata),
-        title=_title(metadata),
-        metadata=_packed(metadata),
-        bulk=tuple(told.bulk),
-        count=count,
-        frames=frames,
-    )
-
-
-def _packed(metadata: Json) -> bytes:
-    packed = zlib.compress(json.dumps(metadata, separators=(",", ":")).encode(), 1)
-    if len(packed) > _MAX_PACKED:
-        raise Refused(OUT_OF_RESOURCES, "The data set without its pixels is too large.")
-    return packed
-
-
-def _uids(dataset: Any) -> tuple[str, str, str, str]:
-    """Study, series, instance, class: present and well-formed, or the instance is refused."""
-    found = {n: str(dataset.get(n) or "") for n in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")}
-    told = (
-        found["SOPClassUID"] if is_uid(found["SOPClassUID"]) else "",
-        found["SOPInstanceUID"] if is_uid(found["SOPInstanceUID"]) else "",
-    )
-    for name, value in found.items():
-        if not is_uid(value):
-            raise Refused(DATA_SET_MISMATCH, f"{name} is {'not a UID' if value else 'missing'}.", *told)
-    return found["StudyInstanceUID"], found["SeriesInstanceUID"], found["SOPInstanceUID"], found["SOPClassUID"]
-
-
-def _attributes(metadata: Json, level: str) -> dict[str, str]:
-    return {a.keyword: text for a in ATTRIBUTES if a.level == level and (text := _text(metadata, a.tag))}
-
-
-def _text(metadata: Json, tag: str) -> str:
-    return _CONTROL.sub(" ", texts(metadata.get(tag))).strip()[:_LONGEST]
-
-
-def _requested(item: Json) -> dict[str, str]:
-    return {a.keyword: text for a in REQUESTS if (text := _text(item, a.tag))}
-
-
-def _accessions(metadata: Json) -> tuple[Accession, ...]:
-    """The study's own, and that of each Request Attributes item."""
-    items = [metadata, *metadata.get("00400275", {}).get("Value", ())]
-    found = [Accession(_text(item, "00080050"), _issuer(item)) for item in items]
-    return tuple(dict.fromkeys(accession for accession in found if accession.number))
-
-
-def _issuer(item: Json) -> str:
-    """Issuer of Accession Number Sequence: the universal id, else the local name."""
-    issuers = item.get("00080051", {}).get("Value", ())
-    return next((t for issuer in issuers for t in (_text(issuer, "00400032"), _text(issuer, "00400031")) if t), "")
-
-
-def _title(metadata: Json) -> str | None:
-    """Content Label, else the concept name, else the document's title, else the image type."""
-    named = metadata.get("0040A043", {}).get("Value") or [{}]
-    found = (_text(metadata, "00700080"), _text(named[0], "00080104"), _text(metadata, "00420010"))
-    return next((t for t in found if t), None) or _text(metadata, "00080008").replace("\\", " ") or None

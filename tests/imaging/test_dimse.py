@@ -179,6 +179,17 @@ def test_a_study_is_complete_when_its_source_has_been_quiet_for_as_long_as_it_is
     assert status(made["SLOW"][1]) == "available"
 
 
+def test_what_arrives_is_found_at_once_though_others_of_its_study_were_asked_for(port, ct, web):
+    study, series = uid(), uid()
+    with Caller(port) as caller:
+        for number in range(1, 5):
+            assert caller.store(*_sent(ct(StudyInstanceUID=study, SeriesInstanceUID=series))) == (0, "")
+            assert len(web().get(f"studies/{study}/series/{series}/instances").json()) == number
+            assert len(web().get(f"studies/{study}/series/{series}/metadata").json()) == number
+        caller.release()
+    assert len(web().get(f"studies/{study}/series/{series}/metadata").json()) == 4
+
+
 def test_a_transfer_syntax_is_kept_as_it_is_sent(port, samples, web):
     data = changed(samples("JPEG-LL.dcm"), SOPInstanceUID=uid())
     instance = pydicom.dcmread(io.BytesIO(data))
