@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import ECKey, KeySet, RSAKey
 
 # https://hl7.org/fhir/smart-app-launch/STU2.2/client-confidential-asymmetric.html: RS384 and ES384 SHALL be supported.
 ALGORITHMS = ("RS384", "ES384")
@@ -94,6 +94,18 @@ def id_token_claims(token: str, jwks: dict[str, Any]) -> dict[str, Any] | None:
 def _to_check_with(key: dict[str, Any]) -> dict[str, Any]:
     """Without key_ops: clients publish their own ("sign"), which here would forbid to verify."""
     return {name: value for name, value in key.items() if name != "key_ops"}
+
+
+def client_assertion(claims: dict[str, Any], private: str) -> str:
+    """A JWT by a client's own key, a JWK as JSON or PEM. Error: ValueError where it is neither."""
+    for type_, algorithm in ((RSAKey, "RS384"), (ECKey, "ES384")):
+        try:
+            key = type_.import_key(json.loads(private) if private.lstrip().startswith("{") else private)
+            header = {"alg": algorithm, "typ": "JWT"} | ({"kid": key.kid} if key.kid else {})
+            return jwt.encode(header, claims, key, algorithms=[algorithm])
+        except (JoseError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    raise ValueError("not a private key, RSA or EC P-384, as a JSON Web Key or PEM")
 
 
 # ---------------------------------------------------------------- what this server signs

@@ -1,5 +1,5 @@
-"""The command line: serve, demo, user, client, provider, token, keys, store, check-images, sweep-images, viewer, backup, restore,
-reindex."""
+"""The command line: serve, demo, user, client, provider, token, keys, source, gateway, store, check-images, sweep-images, viewer,
+backup, restore, reindex."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, images, logs, registration, running
+from fhirserver import __version__, backup, demo, gateway, images, logs, modalities, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.pages.viewer import installing
 from fhirserver.settings import Settings
@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
 
     registration.add_commands(commands, common, _database)
     images.add_commands(commands, common, _database)
+    modalities.add_commands(commands, common, _database)
+
+    gateway_ = commands.add_parser("gateway", help="take C-STORE on a facility's network and send it on by HTTPS")
+    gateway.add_arguments(gateway_)
+    gateway_.set_defaults(run=lambda options, _: gateway.run(options))
 
     viewer = commands.add_parser("viewer", help="the image viewer, OHIF").add_subparsers(required=True, metavar="COMMAND")
     install = viewer.add_parser(

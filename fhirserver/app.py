@@ -60,8 +60,11 @@ from fhirserver.versions import EVERYTHING, Changes, Touched
 from imaging import blobs, dicomweb, keeping, qido, stow
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE
+from imaging.cstore import Storing
 from imaging.decoding import Decoders
 from imaging.index import Index
+from imaging.listener import Listener, Place, client_certificates, loopback
+from imaging.sources import Sources
 
 log = logging.getLogger("fhirserver.app")
 
@@ -110,6 +113,8 @@ class Installation:
         self.index = Index(database)
         self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
         self.decoders = Decoders()
+        self.sources = Sources(database)
+        self.listener: Listener | None = None
         self.arrivals = Arrivals(
             self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
         )
@@ -150,6 +155,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+            self.sources.prepare()
         self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
         self.trail.adopt()
@@ -160,7 +166,27 @@ class Installation:
         self.definitions.refresh()
         self.restrictions.refresh()
 
+    def listen(self) -> None:
+        """For modalities, where a port is set. Error: ValueError where the settings would take images from anyone."""
+        settings = self.settings
+        if settings.dimse_port is None:
+            return
+        tls = None
+        if settings.dimse_tls_cert:
+            if not (settings.dimse_tls_key and settings.dimse_tls_ca):
+                raise ValueError("FHIRSERVER_DIMSE_TLS_CERT needs FHIRSERVER_DIMSE_TLS_KEY and FHIRSERVER_DIMSE_TLS_CA")
+            tls = client_certificates(settings.dimse_tls_cert, settings.dimse_tls_key, settings.dimse_tls_ca)
+        elif not (settings.dimse_by_address or loopback(settings.dimse_host)):
+            raise ValueError(
+                "an AE title proves nothing: on an address beyond loopback set FHIRSERVER_DIMSE_TLS_CERT, _KEY and _CA, "
+                "or FHIRSERVER_DIMSE_BY_ADDRESS where sources may be proven by their addresses alone"
+            )
+        place = Place(settings.dimse_host, settings.dimse_port, settings.dimse_ae_title, tls, settings.dimse_associations)
+        self.listener = Listener(place, Storing(self.archive(), self.sources, settings.dimse_by_address).admit)
+
     def close(self) -> None:
+        if self.listener:
+            self.listener.stop()
         self.jobs.stop()
         self.decoders.close()
         self.store_audit()
@@ -177,6 +203,8 @@ class Installation:
             "",
             [("", float(self.settings.disk_reserve_bytes))],
         )
+        if self.listener and self.listener.owns:
+            yield "fhirserver_dicom_associations", "DICOM associations", "", [("", float(self.listener.associations))]
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
         yield "fhirserver_images_up", "Whether the store of the images' bytes answers", "", [("", float(self._images_up()))]
@@ -283,6 +311,8 @@ class Installation:
             authenticate=self.authenticate_images,
             see=self.arrivals.see,
             arrived=self.arrivals.arrived,
+            arriving=self.arrivals.arriving,
+            left=self.arrivals.left,
             note=self.note_images,
             unavailable=self.unavailable,
             room=self.room.enough,
@@ -399,6 +429,7 @@ def create_app(
     """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
     installation = Installation(settings, database, clock)
     shown = installation.viewer()
+    installation.listen()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -406,6 +437,8 @@ def create_app(
         if not shown.dist.installed:
             log.info("The image viewer is not installed (fhirserver viewer install): images open as plain pages")
         installation.jobs.start()
+        if installation.listener:
+            installation.listener.start()
         gc.collect()
         gc.freeze()  # what is there at the start stays: the collector need not look at it at each of its rounds
         yield
