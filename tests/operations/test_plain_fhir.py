@@ -113,6 +113,37 @@ def row_of_patch(path, value):
     return {"resourceType": "Parameters", "parameter": [{"name": "operation", "part": parts}]}
 
 
+def test_a_plain_write_of_a_stale_version_answers_412(network):
+    asked, t0 = network.dispatched()
+    stale = {"If-Match": 'W/"99"'}
+    order_ = network.hospital.get(f"ServiceRequest/{asked['id']}").json()
+    with unchanged(network.server):
+        taken = network.centre.put(f"Task/{t0['id']}", json=t0 | {"status": "accepted"}, headers=stale)
+        assert_outcome(taken, 412, "conflict")
+        steps = [{"op": "replace", "path": "/status", "value": "accepted"}]
+        kind = {"Content-Type": "application/json-patch+json"}
+        assert_outcome(network.centre.patch(f"Task/{t0['id']}", json=steps, headers=stale | kind), 412, "conflict")
+        raised = network.hospital.put(f"ServiceRequest/{asked['id']}", json=order_ | {"priority": "stat"}, headers=stale)
+        assert_outcome(raised, 412, "conflict")
+
+
+def test_in_a_transaction_the_same_acts_are_done_or_none_is(network):
+    (_, one), (_, other) = network.dispatched(), network.dispatched()
+
+    def sent(**statuses: str):
+        rows = [(one, statuses["one"]), (other, statuses["other"])]
+        entries = [
+            {"resource": t0 | {"status": to}, "request": {"method": "PUT", "url": f"Task/{t0['id']}"}} for t0, to in rows
+        ]
+        return network.centre.post("", json={"resourceType": "Bundle", "type": "transaction", "entry": entries})
+
+    with unchanged(network.server):
+        assert_outcome(sent(one="accepted", other="completed"), 422, "business-rule")
+        assert_outcome(sent(one="accepted", other="rejected"), 422, "business-rule")  # without a reason
+    assert sent(one="accepted", other="accepted").status_code == 200
+    assert [len(network.attempts(t0)) for t0 in (one, other)] == [1, 1]
+
+
 # ---------------------------------------------------------------- row 12a: what the placer does to an order that is worked on
 
 

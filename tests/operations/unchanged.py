@@ -35,4 +35,7 @@ def _documents(server: Any) -> _Documents:
     types = sorted(({*server.installation.store.types} - _MADE_LATER) & {*database.list_collection_names()})
     found = {name: {row["_id"]: row for row in database[name].find({}, _KEPT)} for name in types}
     versions = (row["_id"] for row in database["history"].find({"type": {"$in": types}}, {"_id": 1}))
-    return found | {"history": dict.fromkeys(versions), "figures": {row["_id"]: row for row in database["figures"].find({})}}
+    return found | {
+        "history": dict.fromkeys(versions, True),
+        "figures": {row["_id"]: row for row in database["figures"].find({})},
+    }
