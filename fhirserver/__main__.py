@@ -1,5 +1,5 @@
-"""The command line: serve, demo, user, client, provider, token, keys, source, gateway, store, check-images, sweep-images, viewer,
-backup, restore, reindex."""
+"""The command line: serve, demo, user, client, provider, token, keys, source, gateway, destination, route, deliveries, store,
+check-images, sweep-images, viewer, backup, restore, reindex."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, gateway, images, logs, modalities, registration, running
+from fhirserver import __version__, backup, demo, forwarding, gateway, images, logs, modalities, registration, running
 from fhirserver.app import Installation, connect
 from fhirserver.pages.viewer import installing
 from fhirserver.settings import Settings
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     demo_.set_defaults(run=_demo)
 
     registration.add_commands(commands, common, _database)
+    forwarding.add_commands(commands, common, _database)
     images.add_commands(commands, common, _database)
     modalities.add_commands(commands, common, _database)
 

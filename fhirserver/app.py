@@ -35,6 +35,7 @@ from fhirserver import agreements, health, replay, rest, scoped, timers, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch, retried
 from fhirserver.errors import Conflict, InvalidToken, Unavailable
+from fhirserver.fetching import Parts
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Reply, Request
@@ -45,12 +46,14 @@ from fhirserver.pages import home
 from fhirserver.pages.viewer import edge as viewer
 from fhirserver.pages.viewer.ohif import Dist
 from fhirserver.pages.viewer.opening import Opening
+from fhirserver.pulling import Pulling
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
 from fhirserver.restrictions import Restrictions
 from fhirserver.room import Room
 from fhirserver.search.index import index, indexes
 from fhirserver.search.reference import relative
+from fhirserver.sending import Sending
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.templates import templates
@@ -62,6 +65,8 @@ from imaging.archive import Archive
 from imaging.attributes import INSTANCE
 from imaging.cstore import Storing
 from imaging.decoding import Decoders
+from imaging.deliveries import Deliveries
+from imaging.destinations import Destinations
 from imaging.index import Index
 from imaging.listener import Listener, Place, client_certificates, loopback
 from imaging.sources import Sources
@@ -115,9 +120,20 @@ class Installation:
         self.decoders = Decoders()
         self.sources = Sources(database)
         self.listener: Listener | None = None
+        self.destinations = Destinations(database, lambda: self.seal)
+        self.deliveries = Deliveries(database)
+        self.sending = Sending(
+            self.store, self.index, self.blobs, self.destinations, self.deliveries,
+            lambda owner: self.context(Principal("sending", owner)), self.trail.append, clock,
+        )  # fmt: skip
         self.arrivals = Arrivals(
-            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
-        )
+            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds,
+            self.sending.consider,
+        )  # fmt: skip
+        self.pulling = Pulling(
+            self.store, self.destinations, lambda owner: self.context(Principal("pulling", owner)),
+            Parts(self.index, self.blobs, self.pulled, self.trail.append, self.room.enough, clock), self.sending.back,
+        )  # fmt: skip
         self.timers = Timers(self.store, lambda owner: self.context(Principal("timer", owner)), clock)
         self.definitions = Definitions(self.store, settings.organization)
         self.restrictions = Restrictions(self.store, base)
@@ -128,6 +144,8 @@ class Installation:
             (
                 Job("audit", 5.0, self.store_audit, shared=False),
                 Job("studies", 0.5, self.arrivals.settle),
+                Job("sending", 1.0, self.sending.step, shared=False),
+                Job("pulling", 2.0, self.pulling.step, shared=False),
                 Job("timers", 1.0, self.timers.ring),
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
@@ -156,6 +174,7 @@ class Installation:
             self.auth.prepare()
             self.index.prepare()
             self.sources.prepare()
+            self.deliveries.prepare()
         self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
         self.trail.adopt()
@@ -187,6 +206,8 @@ class Installation:
     def close(self) -> None:
         if self.listener:
             self.listener.stop()
+        self.sending.stop()
+        self.pulling.stop()
         self.jobs.stop()
         self.decoders.close()
         self.store_audit()
@@ -211,12 +232,18 @@ class Installation:
         try:
             self.store.ping()
             progress = self.reindexing.progress()
+            sending = list(self.sending.gauges())
         except Unavailable:
             yield "fhirserver_database_up", "Whether the database answers", "", [("", 0.0)]
             return
         yield "fhirserver_database_up", "Whether the database answers", "", [("", 1.0)]
         share = [(name, one.done / one.total if one.total else 0.0) for name, one in progress.items()]
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
+        yield from sending
+
+    def pulled(self, owner: str, uid: str, whole: bool) -> None:
+        """Instances of an earlier study were fetched."""
+        self.arrivals.update(owner, uid, complete=whole)
 
     def sweep_uploads(self) -> None:
         with self._images():

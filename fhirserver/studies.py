@@ -25,6 +25,8 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     known: Document = work.opened(ctx, current).data if current and not current.deleted else {}
     if known.get("status") in ("cancelled", "entered-in-error"):
         return Reply(200)  # people took it out of the record; the bytes stay
+    if coding.pulled(known):
+        return _earlier(ctx, study, current, known, complete)
     found = _matched(ctx, study)
     id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
     before = known.get("subject", {}).get("reference")
@@ -41,6 +43,27 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
         follow_order(ctx, study.owner, order, id_, resource.data)
     _looked_at(ctx, study, id_, patient, found, resource.data, known)
     return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,), ()),))
+
+
+def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document, complete: bool) -> Reply:
+    """A study that was fetched to compare with: its patient is known. Its accession number is another archive's, unless the
+    archive is the facility's own."""
+    patient = known["subject"]["reference"]
+    status = "available" if complete else known["status"]
+    if f"Organization/{study.owner}" in coding.sources(known):
+        found = _matched(ctx, study)
+        orders = list(dict.fromkeys([*work.based_on(known), *(found.orders if found.patient == patient else ())]))
+        told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
+    else:
+        orders = work.based_on(known)
+        told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
+        told["identifier"] = told["identifier"][:1]
+    resource = built(known | told)
+    if current is not None and not unchanged(resource, current):
+        put(ctx, ctx.store.types["ImagingStudy"], resource, current.id, current, "PUT")
+    for order in orders:
+        follow_order(ctx, study.owner, order, known["id"], resource.data)
+    return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 
 def _looked_at(

@@ -59,6 +59,7 @@ INPUTS = {
     "study": "valueReference",
     "patient-number": "valueString",
     "birth-date": "valueDate",
+    "endpoint": "valueReference",
     "question": "valueReference",
     "draft-text": "valueString",
 }

@@ -26,13 +26,14 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     patient = work.item(ctx, order.data["subject"].get("reference", ""))
     if patient is None:
         raise Conflict("The patient of this order was deleted.")
-    named = [organization for one in inputs["source"] if (organization := work.organization(one))]
-    if len(named) != len(inputs["source"]):
-        raise BusinessRule("source is an Organization of this network.", "Parameters.parameter")
+    named = dict(_source(ctx, one) for one in inputs["source"])
+    studies = [_study(ctx, one, patient) for one in inputs["study"]]
     shown, asking = priors.elsewhere(ctx, patient)
     holders = dict.fromkeys(owner for _, owner in (*asking, *shown) if not named or owner in named)
     placer = order.stored.owner == ctx.principal.organization
-    sources = list(holders) or (named if placer else [])  # whom else a patient's number is told is the facility's to say
+    sources = list(
+        dict.fromkeys([*holders, *(named if placer else ())])
+    )  # whom else a patient's number is told is the facility's to say
     if not sources:
         raise BusinessRule("No other facility is known to have earlier studies; name one as source.", "Parameters.parameter")
     open_ = work.items(
@@ -41,15 +42,38 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     asked_already = {work.organization(t.data["owner"]) for t in open_ if t.status in states.OPEN_TASK}
     if fresh := [one for one in sources if one not in asked_already]:
         ctx.changes.guard(order.stored)
-        return {"return": [_asked(ctx, order, patient, source, inputs.get("due")) for source in fresh]}
+        rows = {one: studies + ([work.entry("endpoint", named[one])] if named.get(one) else []) for one in fresh}
+        return {"return": [_asked(ctx, order, patient, source, inputs.get("due"), rows[source]) for source in fresh]}
     raise Duplicate("They were asked already.")
 
 
-def _asked(ctx: Context, order: Item, patient: Item, source: str, due: str | None) -> Write:
+def _source(ctx: Context, named: Document) -> tuple[str, Document | None]:
+    """(Organization, its Endpoint where that is named). Errors: 422."""
+    endpoint = work.item(ctx, named.get("reference", ""))
+    if endpoint is not None and endpoint.stored.type == "Endpoint":
+        if organization := work.organization(endpoint.data.get("managingOrganization")):
+            return organization, {"reference": endpoint.reference}
+    elif organization := work.organization(named):
+        return organization, None
+    raise BusinessRule(
+        "source is an Organization of this network, or an Endpoint that has a managingOrganization.", "Parameters.parameter"
+    )
+
+
+def _study(ctx: Context, named: Document, patient: Item) -> Document:
+    """A study that is known of, and kept elsewhere. Errors: 422."""
+    study = work.item(ctx, named.get("reference", ""))
+    if study is None or study.stored.type != "ImagingStudy" or study.data["subject"].get("reference") != patient.reference:
+        raise BusinessRule("study is an ImagingStudy of this patient.", "Parameters.parameter")
+    return work.entry("study", {"reference": study.reference})
+
+
+def _asked(ctx: Context, order: Item, patient: Item, source: str, due: str | None, more: list[Document]) -> Write:
     """A Task for the other facility: it sees who is asked about by number and birth date, and nothing of the order."""
     number = priors.national(patient.data)
     rows = [work.entry("patient-number", f"{number[0]}|{number[1]}")] if number else []
     rows += [work.entry("birth-date", patient.data["birthDate"])] if number else []
+    rows += more
     made = work.make(
         ctx,
         {
@@ -148,9 +172,10 @@ FETCH_PRIORS = Operation(
             "source",
             "Reference",
             max="*",
-            documentation="Organization; else those with the same national number",
-            targets=("Organization",),
+            documentation="Organization or Endpoint; else those with the same national number",
+            targets=("Organization", "Endpoint"),
         ),
+        Parameter("study", "Reference", max="*", documentation="ImagingStudy kept elsewhere; else all that the source has"),
         Parameter("due", "dateTime"),
     ),
     outputs=(Parameter("return", "Task", 1, "*", documentation="fetch-priors, one for each who is asked"),),
