@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp
 from auth import bearer, routes
 from auth.cors import CORS
 from auth.keys import Seal, new_seal_key
+from auth.passes import Passes
 from auth.principal import Principal
 from auth.records import Records
 from auth.scopes import parse, parse_all
@@ -41,6 +43,9 @@ from fhirserver.metrics import Gauge
 from fhirserver.moments import milliseconds
 from fhirserver.observed import Observed
 from fhirserver.pages import home
+from fhirserver.pages.viewer import edge as viewer
+from fhirserver.pages.viewer.ohif import Dist
+from fhirserver.pages.viewer.opening import Opening
 from fhirserver.pulling import Pulling
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
@@ -55,12 +60,16 @@ from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import blobs, dicomweb, keeping, stow
+from imaging import blobs, dicomweb, keeping, qido, stow
 from imaging.archive import Archive
+from imaging.attributes import INSTANCE
+from imaging.cstore import Storing
 from imaging.decoding import Decoders
 from imaging.deliveries import Deliveries
 from imaging.destinations import Destinations
 from imaging.index import Index
+from imaging.listener import Listener, Place, client_certificates, loopback
+from imaging.sources import Sources
 
 log = logging.getLogger("fhirserver.app")
 
@@ -104,10 +113,13 @@ class Installation:
         self.auth = AuthStore(database, settings.organization)
         self.trail = trail.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base, self.grantable, self.note_event)
+        self.passes = Passes(self.auth, settings.base.startswith("https://"))
         self.launching = Launching(self.context)
         self.index = Index(database)
         self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
         self.decoders = Decoders()
+        self.sources = Sources(database)
+        self.listener: Listener | None = None
         self.destinations = Destinations(database, lambda: self.seal)
         self.deliveries = Deliveries(database)
         self.sending = Sending(
@@ -161,6 +173,7 @@ class Installation:
         with translated():
             self.auth.prepare()
             self.index.prepare()
+            self.sources.prepare()
             self.deliveries.prepare()
         self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
@@ -172,7 +185,27 @@ class Installation:
         self.definitions.refresh()
         self.restrictions.refresh()
 
+    def listen(self) -> None:
+        """For modalities, where a port is set. Error: ValueError where the settings would take images from anyone."""
+        settings = self.settings
+        if settings.dimse_port is None:
+            return
+        tls = None
+        if settings.dimse_tls_cert:
+            if not (settings.dimse_tls_key and settings.dimse_tls_ca):
+                raise ValueError("FHIRSERVER_DIMSE_TLS_CERT needs FHIRSERVER_DIMSE_TLS_KEY and FHIRSERVER_DIMSE_TLS_CA")
+            tls = client_certificates(settings.dimse_tls_cert, settings.dimse_tls_key, settings.dimse_tls_ca)
+        elif not (settings.dimse_by_address or loopback(settings.dimse_host)):
+            raise ValueError(
+                "an AE title proves nothing: on an address beyond loopback set FHIRSERVER_DIMSE_TLS_CERT, _KEY and _CA, "
+                "or FHIRSERVER_DIMSE_BY_ADDRESS where sources may be proven by their addresses alone"
+            )
+        place = Place(settings.dimse_host, settings.dimse_port, settings.dimse_ae_title, tls, settings.dimse_associations)
+        self.listener = Listener(place, Storing(self.archive(), self.sources, settings.dimse_by_address).admit)
+
     def close(self) -> None:
+        if self.listener:
+            self.listener.stop()
         self.sending.stop()
         self.pulling.stop()
         self.jobs.stop()
@@ -191,6 +224,8 @@ class Installation:
             "",
             [("", float(self.settings.disk_reserve_bytes))],
         )
+        if self.listener and self.listener.owns:
+            yield "fhirserver_dicom_associations", "DICOM associations", "", [("", float(self.listener.associations))]
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
         yield "fhirserver_images_up", "Whether the store of the images' bytes answers", "", [("", float(self._images_up()))]
@@ -303,16 +338,47 @@ class Installation:
             authenticate=self.authenticate_images,
             see=self.arrivals.see,
             arrived=self.arrivals.arrived,
+            arriving=self.arrivals.arriving,
+            left=self.arrivals.left,
             note=self.note_images,
             unavailable=self.unavailable,
             room=self.room.enough,
         )
 
     def authenticate_images(self, header: str | None, cookies: str | None) -> Principal:
+        """By a token, or else by the pass of a viewer."""
         with translated():
-            principal = bearer.authenticate(self.auth, header)
+            principal = self.passes.holder(cookies) if header is None else bearer.authenticate(self.auth, header)
         self.restrictions.current()
         return self.restrictions.applied(principal, self.clock())
+
+    def viewer(self) -> viewer.Parts:
+        prefix = urlsplit(self.settings.base).path
+        dist = Dist(self.settings.data_dir, prefix)
+        return viewer.Parts(
+            base=self.settings.base,
+            prefix=prefix,
+            passes=self.passes,
+            dist=dist,
+            opening=Opening(self.context),
+            authenticate=self.authenticate,
+            has_images=lambda principal, uid: bool(self._copies(principal, uid)),
+            instances=self._instances,
+        )
+
+    def _copies(self, principal: Principal, uid: str) -> set[tuple[str, str]]:
+        with translated():
+            rows = self.index.copies(uid)
+        applied = self.restrictions.applied(principal, self.clock())
+        return self.arrivals.see(applied, "r", [(row["owner"], row["uid"]) for row in rows]) if rows else set()
+
+    def _instances(self, principal: Principal, uid: str) -> list[dict[str, Any]]:
+        """A study's, as a search for them tells them to this caller."""
+        applied = self.restrictions.applied(principal, self.clock())
+        asked = qido.parse(INSTANCE, [("StudyInstanceUID", uid)], {})
+        with translated():
+            found, _ = qido.search(asked, self.index, lambda rows: self.arrivals.see(applied, "s", rows), "")
+        return found
 
     def _found_home(self) -> None:
         """The installation's own Organization exists, so that orders can be addressed to it."""
@@ -381,7 +447,7 @@ class _Application(FastAPI):
     origins: Callable[[], frozenset[str]]
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Observed(CORS(rest.Edge(super().build_middleware_stack(), self.fhir), self.origins))
+        return Observed(CORS(rest.Edge(viewer.OwnPages(super().build_middleware_stack()), self.fhir), self.origins))
 
 
 def create_app(
@@ -389,11 +455,17 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
     installation = Installation(settings, database, clock)
+    shown = installation.viewer()
+    installation.listen()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(installation.prepare)
+        if not shown.dist.installed:
+            log.info("The image viewer is not installed (fhirserver viewer install): images open as plain pages")
         installation.jobs.start()
+        if installation.listener:
+            installation.listener.start()
         gc.collect()
         gc.freeze()  # what is there at the start stays: the collector need not look at it at each of its rounds
         yield
@@ -406,10 +478,13 @@ def create_app(
     )
     app.state.installation = installation
     # In the order of how often they are asked for: the router tries one after the other.
-    routes.install(app, installation.server, installation.records(), lambda: installation.seal, installation.unavailable)
+    pages = routes.install(
+        app, installation.server, installation.records(), lambda: installation.seal, installation.unavailable
+    )
     app.origins = installation.auth.clients.origins
     app.fhir = rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
+    viewer.install(app, pages, shown)
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     return app

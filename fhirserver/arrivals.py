@@ -24,6 +24,9 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
+_HELD = 5_000  # milliseconds
+# What takes so many seconds, a large study that still arrives, is done in one part of so many of the time
+_LONG, _SHARE = 0.5, 10
 
 
 class Arrivals:
@@ -37,6 +40,7 @@ class Arrivals:
         self._after = after
         self._store, self._index, self._new_context, self._clock, self._quiet = store, index, new_context, clock, quiet
         self._next: dict[tuple[str, str], float] = {}
+        self._held: dict[tuple[str, str], tuple[float, int]] = {}  # when it was marked, until when that holds
         self._lock = threading.Lock()
 
     def see(self, principal: Principal, letter: str, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -45,12 +49,34 @@ class Arrivals:
         visible = access.visible(principal, self._store.types["ImagingStudy"], letter)
         return {keys[key] for key in self._store.business_keys("ImagingStudy", list(keys), visible) if key in keys}
 
-    def arrived(self, principal: Principal, owner: str, uid: str) -> None:
+    def arrived(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None:
         """Mark the study; bring its ImagingStudy up to date at once, but no more than once a second."""
-        with translated():
-            self._index.mark(owner, uid, milliseconds(self._clock()))
+        self._mark(owner, uid, quiet, None)
         if self._due((owner, uid)):
             self._tried(owner, uid, complete=False)
+
+    def arriving(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None:
+        """As ``arrived``, where more is expected until ``left``: a mark holds for some seconds, and is made once a second. The
+        first one brings its ImagingStudy up to date; then that is left to ``settle``."""
+        now, marked = time.monotonic(), self._held.get((owner, uid), (float("-inf"), 0))[0]
+        if now - marked < _AT_MOST_EVERY:
+            return
+        held = milliseconds(self._clock()) + _HELD
+        self._mark(owner, uid, quiet, held)
+        self._held[owner, uid] = (now, held)
+        if now - marked > _HELD / 1000 and self._due((owner, uid)):
+            self._tried(owner, uid, complete=False)
+
+    def left(self, owner: str, uid: str) -> None:
+        """Nothing more of the study is expected from here."""
+        _, held = self._held.pop((owner, uid), (0.0, None))
+        if held is not None:
+            with translated():
+                self._index.let_go(owner, uid, held)
+
+    def _mark(self, owner: str, uid: str, quiet: float | None, held: int | None) -> None:
+        with translated():
+            self._index.mark(owner, uid, milliseconds(self._clock()), None if quiet is None else int(quiet * 1000), held)
 
     def _due(self, key: tuple[str, str]) -> bool:
         with self._lock:
@@ -61,15 +87,16 @@ class Arrivals:
             return True
 
     def update(self, owner: str, uid: str, *, complete: bool) -> None:
+        begun = milliseconds(self._clock())
         with translated():
             found = self._index.study(owner, uid)
         if found is None:
             return
-        study, when = found
+        study, revision = found
         retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
         self._after(owner, uid)
         with translated():
-            self._index.settle(owner, uid, when, complete=complete)
+            self._index.settle(owner, uid, revision, begun, complete=complete)
 
     def settle(self) -> None:
         """Studies of new orders, what came since the last update, and studies that have been quiet long enough."""
@@ -77,19 +104,23 @@ class Arrivals:
         with translated():
             self._index.again({(owner, number) for row in rows for owner, number in row["orders"]})
             dirty = self._index.dirty()
-            quiet = self._index.waiting(milliseconds(self._clock()) - int(self._quiet * 1000))
+            quiet = self._index.waiting(milliseconds(self._clock()), int(self._quiet * 1000))
         if rows:
             self._store.registers.orders_matched(rows)
         for owner, uid in quiet:
             self._tried(owner, uid, complete=True)
         for owner, uid in dirty:
-            if (owner, uid) not in quiet:
+            if (owner, uid) not in quiet and self._next.get((owner, uid), 0.0) < time.monotonic() + _AT_MOST_EVERY:
                 self._tried(owner, uid, complete=False)
 
     def _tried(self, owner: str, uid: str, *, complete: bool) -> None:
         """One study that cannot be brought up to date does not hold up the others."""
+        begun = time.monotonic()
         try:
             self.update(owner, uid, complete=complete)
+            if (taken := time.monotonic() - begun) > _LONG:
+                with self._lock:
+                    self._next[owner, uid] = time.monotonic() + _SHARE * taken
         except Unavailable:
             raise
         except Exception as error:  # the bytes are stored all the same; the next pass tries again

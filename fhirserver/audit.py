@@ -117,7 +117,12 @@ def events(line: Line) -> Iterator[tuple[list[str], Document]]:
     for owner in sorted({owner for _, owner, *_ in rows} - {own, ""}):
         yield [f"org/{owner}"], event(line.principal, line, [row for row in rows if row[1] == owner], "")
     for keys in few:
-        yield list(keys), event(line.principal, line, [row for row in line.touched if row[3] == keys], line.query)
+        some = [row for row in line.touched if row[3] == keys]
+        # What was asked may tell what another person is not to know, such as which report they review blind
+        others = [key for key in keys if key.startswith("practitioner/") and key not in line.principal.keys]
+        yield [key for key in keys if key not in others], event(line.principal, line, some, line.query)
+        if others:
+            yield others, event(line.principal, line, some, "")
 
 
 def proofs(line: Line) -> Iterator[tuple[list[str] | None, Document]]:

@@ -39,6 +39,7 @@ from pymongo.database import Database
 from fhirserver.app import Installation
 from fhirserver.store import translated
 from imaging.blobs import Damaged
+from imaging.keeping import CONTESTED
 
 VERSION, _BUFFER = 1, 1024**2
 _CHUNK, _DOCUMENTS, _BATCH = 8 * 1024**2, 2000, 500  # bytes and documents in a member, documents in an answer of the database
@@ -176,7 +177,7 @@ def restore(installation: Installation, file: str) -> None:
             raise RuntimeError(f"nothing was restored: {type(error).__name__}: {error}") from error
         raise
     if not bare:  # what came after the backup has no row any more, and is no orphan to be swept unasked
-        blobs.mark("restored")
+        blobs.mark(CONTESTED)
 
 
 def _load(installation: Installation, source: IO[bytes], notes: list[Path]) -> None:

@@ -78,15 +78,16 @@ def _stored(paths: list[Path], target: uploading.Local | uploading.Remote) -> in
         with Progress(total, "files") as progress:
             for result in target.results(media.files(paths, passed)):
                 done[result.what] += 1
-                if result.what == uploading.REFUSED:
-                    progress.tell(f"refused {result.found.name}: {result.reason}")
+                if result.reason:
+                    progress.tell(f"{result.what} {result.found.name}: {result.reason}")
                 progress.step(result.found.size)
     finally:
         for name, reason in passed.unreadable:
             print(f"refused {name}: {reason}")
         refused = done[uploading.REFUSED] + len(passed.unreadable)
-        told = {"already there": done[uploading.THERE], "refused": refused, "skipped as not DICOM": done[uploading.SKIPPED]}
-        told |= {"DICOMDIR not read": done[uploading.DIRECTORY], "links and devices not followed": passed.links}
+        told = {what: done[what] for what in (uploading.THERE, uploading.WARNED)} | {"refused": refused}
+        told |= {"skipped as not DICOM": done[uploading.SKIPPED], "DICOMDIR not read": done[uploading.DIRECTORY]}
+        told |= {"links and devices not followed": passed.links}
         print(", ".join([f"stored {done[uploading.STORED]:,}", *(f"{n:,} {what}" for what, n in told.items() if n)]))
     return 1 if refused else 0
 

@@ -51,6 +51,6 @@ def configure(format_: Literal["text", "json"]) -> None:
     else:
         handler.setFormatter(_Text("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("pymongo", "httpx", "pydicom"):
+    for noisy in ("pymongo", "httpx", "pydicom", "pynetdicom"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     REQUESTS.setLevel(logging.INFO if format_ == "json" else logging.WARNING)

@@ -31,6 +31,18 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="Its private key (PEM)")
     trusted_proxies: str = Field("", description="Addresses of proxies whose X-Forwarded-For is believed, with commas between")
     study_quiet_seconds: float = Field(10.0, description="A study without new images for so long is complete")
+    dimse_port: int | None = Field(None, description="Port to take DICOM C-STORE and C-ECHO on; unset: none")
+    dimse_host: str = Field(
+        "127.0.0.1", description="Address for it; beyond loopback it needs TLS, or sources bound to addresses"
+    )
+    dimse_ae_title: str = Field("FHIRSERVER", description="AE title that modalities call")
+    dimse_associations: int = Field(20, description="DICOM associations at a time")
+    dimse_tls_cert: Path | None = Field(None, description="Certificate chain (PEM) for DICOM over TLS; unset: without TLS")
+    dimse_tls_key: Path | None = Field(None, description="Its private key (PEM)")
+    dimse_tls_ca: Path | None = Field(None, description="Certificates (PEM) of who signs those that modalities show")
+    dimse_by_address: bool = Field(
+        False, description="Whether a source may be proven by its address alone, without a certificate"
+    )
     disk_reserve_bytes: int = Field(512 * 1024**2, description="With less room than this on the disk, writes are answered 507")
     log_format: Literal["text", "json"] = Field("text", description="text for people, or json: one object a line, requests too")
     metrics_token: str | None = Field(None, description="The bearer token that /metrics asks for; unset: it asks for none")

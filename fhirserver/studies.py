@@ -87,10 +87,13 @@ def _endpoint(ctx: Context, facility: str) -> str:
     """Where a facility's images are had: its own Endpoint, made when its first study arrives, and again when the server moves."""
     id_ = ctx.derived_id("Endpoint", facility, "dicomweb")
     stored = ctx.store.get("Endpoint", id_, owned_by(facility))
+    told: Document = loads(stored.json) if stored and not stored.deleted else {}
+    extension = [{"url": coding.REQUIRES_TOKEN, "valueBoolean": True}]
     address = f"{ctx.base.removesuffix('/fhir')}/dicomweb"
-    if stored is None or stored.deleted or loads(stored.json).get("address") != address:
+    if (told.get("address"), told.get("extension")) != (address, extension):
         document: Document = {
             "resourceType": "Endpoint",
+            "extension": extension,
             "status": "active",
             "connectionType": {"system": coding.CONNECTION_TYPE, "code": "dicom-wado-rs"},
             "managingOrganization": {"reference": f"Organization/{facility}"},
@@ -231,12 +234,21 @@ def _worked_on(ctx: Context, order: Item, t0: Item, study_id: str, study: Docume
     there = [one for one in work.answering(ctx, order) if one.stored.id != study_id]
     found = work.modalities(there) | {m["code"] for m in study.get("modality", ()) if "code" in m}
     document = t0.data | {"input": work.with_input(t0.data, "modality", *sorted(found))}
-    if study["status"] == "available" and coding.business_status(t0.data) == states.AWAITING_IMAGES:
-        taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
-        business = states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT
-        document |= {"businessStatus": coding.told(t0.data.get("businessStatus"), business)}
-        fulfiller = work.organization(t0.data["owner"]) or ""
+    if study["status"] == "available":
+        document = _ready(ctx, t0, document)
         if not work.inputs(t0.data, "clock-start"):
+            fulfiller = work.organization(t0.data["owner"]) or ""
             document = timing.started(ctx, document, order.stored.owner, fulfiller, ctx.now, timing.end_of(t0.data))
     if document != t0.data:
         work.follow(ctx, t0, document)
+    for passed_on in work.chain(ctx, t0)[1:] if study["status"] == "available" else ():
+        work.save(ctx, passed_on, _ready(ctx, passed_on, passed_on.data))
+
+
+def _ready(ctx: Context, t0: Item, document: Document) -> Document:
+    """What it waited for is there."""
+    if coding.business_status(t0.data) != states.AWAITING_IMAGES:
+        return document
+    taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
+    business = states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT
+    return document | {"businessStatus": coding.told(t0.data.get("businessStatus"), business)}

@@ -24,8 +24,10 @@ from imaging.blobs import PIECE, Away
 from imaging.dataset import Refused
 from imaging.media import Found, Head, MediaError, Reader
 from imaging.parallel import parallel
+from imaging.stow import SetAside
 
-STORED, THERE, REFUSED, SKIPPED, DIRECTORY = "stored", "already there", "refused", "not DICOM", "DICOMDIR"
+STORED, THERE, WARNED, REFUSED = "stored", "already there", "stored with a warning", "refused"
+SKIPPED, DIRECTORY = "not DICOM", "DICOMDIR"
 _TOGETHER, _BYTES = 50, 32 * 1024**2  # files and bytes in a request
 _TRIES = 6
 _AGAIN = (429, 500, 502, 503, 504)
@@ -118,6 +120,8 @@ class Local:
         if not there or stored.study not in self._known:  # what was cut off before may not have been told
             self._known.add(stored.study)
             installation.arrivals.arrived(self._principal, owner, stored.study)
+        if isinstance(stored, SetAside):
+            return Result(found, WARNED, stored.text, stored.study)
         return Result(found, THERE if there else STORED, study=stored.study)
 
 
@@ -256,14 +260,16 @@ def _told(batch: list[_Part], reply: httpx.Response) -> list[Result]:
     body = dict[str, Any]()
     with suppress(ValueError):
         body = reply.json() or {}
-    stored = {_value(row, "00081155") for row in body.get("00081199", {}).get("Value", ())}
+    stored = {_value(row, "00081155"): _value(row, "00081196") for row in body.get("00081199", {}).get("Value", ())}
     failed = {_value(row, "00081155"): _value(row, "00081197") for row in body.get("00081198", {}).get("Value", ())}
     others = [_value(row, "00081197") for row in body.get("0008119A", {}).get("Value", ())]
     unnamed = others[0] if others else None
     return [
-        Result(part.found, STORED)
-        if part.uid in stored and part.uid not in failed
-        else Result(part.found, REFUSED, _reason(failed.get(part.uid, unnamed)))
+        Result(part.found, REFUSED, _reason(failed.get(part.uid, unnamed)))
+        if part.uid in failed or part.uid not in stored
+        else Result(part.found, WARNED, f"the server's warning is {stored[part.uid]:#06x}")
+        if isinstance(stored[part.uid], int)
+        else Result(part.found, STORED)
         for part in batch
     ]
 

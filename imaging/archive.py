@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from auth.principal import Principal
 from imaging.blobs import Blobs
@@ -13,12 +14,18 @@ from imaging.index import Index
 Studies = list[tuple[str, str]]  # (owner, StudyInstanceUID)
 
 
+class Arrived(Protocol):
+    """``quiet``: seconds without an instance after which a study of this source is complete, where it has its own."""
+
+    def __call__(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Archive:
     """``base``: the URL of /dicomweb. ``max_request``, ``max_part``: bytes.
 
     ``authenticate``: by the headers Authorization and Cookie. ``see``: which of these studies the caller may see, by SMART's letter r
-    or s. ``arrived``: instances of (owner, study UID) were stored. ``note``: what was read or stored, for the audit. ``unavailable``:
+    or s. ``arrived``: instances of (owner, study UID) were stored; ``arriving``: one was, and others may follow until ``left``. ``note``: what was read or stored, for the audit. ``unavailable``:
     whether an error means that the database is away. ``room``: whether the disk has any for another instance.
     """
 
@@ -30,7 +37,9 @@ class Archive:
     max_part: int
     authenticate: Callable[[str | None, str | None], Principal]
     see: Callable[[Principal, str, Studies], set[tuple[str, str]]]
-    arrived: Callable[[Principal, str, str], None]
+    arrived: Arrived
+    arriving: Arrived
+    left: Callable[[str, str], None]
     note: Callable[[Principal, str, Studies, str], None]
     unavailable: Callable[[Exception], bool]
     room: Callable[[], bool]

@@ -124,10 +124,18 @@ class Index:
             self._known.clear()
         self._known[series] = patient
 
-    def mark(self, owner: str, uid: str, now: int) -> None:
-        """Something arrived: the study is to be brought up to date, and has not been quiet."""
-        marks = {"$set": {"dirty": True, "waiting": True, "arrived": now}, "$inc": {"revision": 1}}
+    def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
+        """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is
+        complete, where its source has its own. ``held``: until then it stays to be brought up to date, whatever is done: more
+        arrives without a mark of its own."""
+        marks: Row = {"$set": {"dirty": True, "waiting": True, "arrived": now, "quiet": quiet}, "$inc": {"revision": 1}}
+        marks |= {"$max": {"held": held}} if held else {}
         self.studies.update_one({"_id": f"{owner}|{uid}"}, marks)
+
+    def let_go(self, owner: str, uid: str, held: int) -> None:
+        """Nothing more comes of what was held until then, unless somebody else holds it for longer."""
+        done = {"$set": {"dirty": True, "held": 0}, "$inc": {"revision": 1}}
+        self.studies.update_one({"_id": f"{owner}|{uid}", "held": held}, done)
 
     def again(self, accessions: set[tuple[str, str]]) -> None:
         """The studies of these (owner, accession number) are to be brought up to date, though nothing arrived."""
@@ -143,22 +151,24 @@ class Index:
         """(owner, uid) of studies to bring up to date."""
         return [(row["owner"], row["uid"]) for row in self.studies.find({"dirty": True}, {"owner": 1, "uid": 1}).limit(100)]
 
-    def waiting(self, arrived_before: int) -> list[tuple[str, str]]:
-        """(owner, uid) of studies that were not said complete and to which nothing came since."""
-        rows = self.studies.find({"waiting": True}, {"owner": 1, "uid": 1, "arrived": 1}).limit(1000)
-        return [(row["owner"], row["uid"]) for row in rows if row["arrived"] < arrived_before]
+    def waiting(self, now: int, quiet: int) -> list[tuple[str, str]]:
+        """(owner, uid) of studies that were not said complete and to which nothing came for so many milliseconds, or for those of
+        their source."""
+        rows = self.studies.find({"waiting": True}, {"owner": 1, "uid": 1, "arrived": 1, "quiet": 1}).limit(1000)
+        return [(row["owner"], row["uid"]) for row in rows if row["arrived"] < now - (row.get("quiet") or quiet)]
 
-    def settle(self, owner: str, uid: str, arrived: int, *, complete: bool) -> None:
-        """It was brought up to date with what had come until ``arrived``; what came later keeps it dirty."""
-        done: Row = {"dirty": False} | ({"waiting": False} if complete else {})
-        self.studies.update_one({"_id": f"{owner}|{uid}", "arrived": arrived}, {"$set": done})
+    def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
+        """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
+        done: Row = {"dirty": False, "held": 0} | ({"waiting": False} if complete else {})
+        free = {"held": {"$not": {"$gte": begun}}}
+        self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision} | free, {"$set": done})
 
-    def study(self, owner: str, uid: str) -> tuple[Study, int] | None:
-        """The whole study and when something last arrived; its counts are brought up to date on the way."""
+    def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
+        """The whole study and its revision; its counts are brought up to date on the way."""
         row = self.studies.find_one({"_id": f"{owner}|{uid}"})
         if row is None:
             return None
-        arrived = row.get("arrived", 0)
+        revision = row.get("revision")
         fields = {"series": 1, "uid": 1, "class": 1, "number": 1, "title": 1}
         by_series: dict[str, list[StoredInstance]] = {}
         for i in self.instances.find(_within(row["_id"]), fields):
@@ -168,7 +178,7 @@ class Index:
         self._count(row["_id"], series)
         accessions = tuple(Accession(number, issuer) for number, issuer in row.get("accessions", ()))
         aside = tuple(Quarantined(q["uid"], q["digest"], q["why"]) for q in self.aside(owner, uid))
-        return Study(owner, uid, row["q"], accessions, tuple(series), aside), arrived
+        return Study(owner, uid, row["q"], accessions, tuple(series), aside), revision
 
     def _count(self, study: str, series: list[Series]) -> None:
         for one in series:
@@ -188,9 +198,30 @@ class Index:
     def find_series(self, study: str) -> list[Row]:
         return list(self.series.find({"study": study}))
 
-    def find_instances(self, series: str, *, whole: bool = False) -> list[Row]:
-        """``whole``: with their metadata."""
-        return list(self.instances.find({"series": series}, {"frames": 0, "bulk": 0} | ({} if whole else {"meta": 0})))
+    def find_instances(self, study: Row, series: str, *, whole: bool = False) -> list[Row]:
+        """In order. ``whole``: with their metadata; otherwise what is searched for, of the whole series in one read."""
+        if whole:
+            return sorted(self.instances.find({"series": series}, {"frames": 0, "bulk": 0}), key=_order)
+        id_ = f"{series}|rows"
+        kept = self._kept(study, id_)
+        if kept is not None:
+            known: list[Row] = json.loads(zlib.decompress(kept["rows"]))
+            return known
+        found = sorted(
+            self.instances.find({"series": series}, {"_id": 0, "uid": 1, "class": 1, "number": 1, "q": 1}), key=_order
+        )
+        packed = zlib.compress(json.dumps(found).encode(), 1)
+        self._keep(study, id_, len(packed), {"rows": packed})
+        return found
+
+    def _kept(self, study: Row, id_: str) -> Row | None:
+        """What was kept of a series as it is in this revision. Nothing while it is held: then more comes under one revision."""
+        return None if study.get("held") else self.kept.find_one({"_id": id_, "revision": study.get("revision", 0)})
+
+    def _keep(self, study: Row, id_: str, size: int, what: Row) -> None:
+        if size < _MAX_KEPT and not study.get("held"):
+            row = {"_id": id_, "revision": study.get("revision", 0)} | what
+            self.kept.replace_one({"_id": id_}, row, upsert=True)
 
     def sample(self, study: str, series: str | None = None) -> dict[str, Any]:
         """The metadata of one instance of a study or series: what all of them say of the patient and the study."""
@@ -213,17 +244,15 @@ class Index:
     def kept_metadata(self, row: Row, series: str, base: str) -> tuple[bytes, str] | None:
         """(gzip of the JSON array of a series' metadata, its hash), kept until something arrives. ``row``: the study's."""
         id_ = f"{row['_id']}|{series}"
-        state = {"revision": row.get("revision", 0), "base": base}
-        kept = self.kept.find_one({"_id": id_} | state)
-        if kept is not None:
+        kept = self._kept(row, id_)
+        if kept is not None and kept["base"] == base:
             return kept["gzip"], kept["hash"]
         texts = self._texts(id_, base)
         if not texts:
             return None
         text = b"[" + b",".join(texts) + b"]"
         packed, hash_ = gzip.compress(text, 6, mtime=0), hashlib.sha256(text).hexdigest()[:32]
-        if len(packed) < _MAX_KEPT:
-            self.kept.replace_one({"_id": id_}, {"_id": id_, **state, "gzip": packed, "hash": hash_}, upsert=True)
+        self._keep(row, id_, len(packed), {"base": base, "gzip": packed, "hash": hash_})
         return packed, hash_
 
     def _texts(self, series: str, base: str) -> list[bytes]:

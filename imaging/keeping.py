@@ -16,6 +16,7 @@ from imaging.blobs import Blobs, Kept
 from imaging.index import Index
 from imaging.parallel import parallel
 
+CONTESTED = "contested"
 DAMAGED, MISSING, UNNAMED = "damaged", "missing", "unnamed"
 _PAGE = 500
 _TOGETHER = 500_000  # rows whose digests are in memory at once
@@ -72,7 +73,7 @@ def _rows(index: Index, collection: str) -> Iterator[Named]:
     page, filter_ = list[dict[str, Any]](), dict[str, Any]()
     while page := list(rows.find(filter_, _FIELDS).sort("_id", 1).limit(_PAGE)):
         for row in page:
-            study, series = (str(row.get(level) or "").rpartition("|")[2] for level in ("study", "series"))
+            _, study, series = f"{row.get('series') or row.get('study')}||".split("|")[:3]
             yield Named(
                 collection, row["_id"], str(row.get("owner", "")), study, series, str(row.get("uid", "")), row["digest"],
                 int(row.get("size", 0)),
@@ -108,10 +109,12 @@ def _short(digest: str) -> int:
 def mark(index: Index, blobs: Blobs, *, force: bool = False) -> bool:
     """Write the same new mark to the database and beside the objects, if the database knows the mark that is there.
 
-    A database that was taken back to an earlier state, or is another one, does not: it has no rows of what came since.
+    A database that was taken back to an earlier state, or is another one, does not: it has no rows of what came since. Then it writes
+    one that no database knows, so that another which shares the place sweeps nothing of its either.
     """
     marks, there = index.instances.database["dicom_marks"], blobs.marked()
     if there is not None and not force and marks.find_one({"_id": there}) is None:
+        blobs.mark(CONTESTED)
         return False
     now = time.time()
     marks.insert_one({"_id": (new := uuid.uuid4().hex), "when": now})

@@ -127,6 +127,7 @@ def _combine(asked: Asked) -> None:
 def search(asked: Asked, index: Index, see: See, base: str) -> tuple[list[Json], bool]:
     """The page asked for, and whether there is more."""
     found: list[Json] = []
+    answers = _Answers(asked, index, base)
     skipped = 0
     for study, series, instance in _hierarchy(asked, index, see):
         if skipped < asked.offset:
@@ -134,7 +135,7 @@ def search(asked: Asked, index: Index, see: See, base: str) -> tuple[list[Json],
             continue
         if len(found) == asked.limit:
             return found, True
-        found.append(_answer(asked, index, base, study, series, instance))
+        found.append(answers.of(study, series, instance))
     return found, False
 
 
@@ -156,8 +157,7 @@ def _hierarchy(asked: Asked, index: Index, see: See) -> Iterator[tuple[Row, Row 
             if asked.level == SERIES:
                 yield study, series, None
                 continue
-            rows = index.find_instances(series["_id"], whole=whole)
-            for instance in sorted(rows, key=lambda row: (row["number"] or 0, row["uid"])):
+            for instance in index.find_instances(study, series["_id"], whole=whole):
                 if _matches(asked, INSTANCE, instance):
                     yield study, series, instance
 
@@ -237,22 +237,58 @@ def _value(attribute: Attribute, row: Row) -> str:
 # ---------------------------------------------------------------- answers
 
 
-def _answer(asked: Asked, index: Index, base: str, study: Row, series: Row | None, instance: Row | None) -> Json:
-    """PS3.18 Tables 10.6.3-3 to -5: the level's attributes, and the identity of those above; others when asked for."""
-    rows = {STUDY: study, SERIES: series, INSTANCE: instance}
-    answer = _others(asked, index, study, series, instance)
-    for attribute in ATTRIBUTES:
-        row = rows[attribute.level]
-        if row is not None and (attribute.level == asked.level or _wanted(attribute, asked)):
-            answer[attribute.tag] = {"vr": attribute.vr} | _json_value(attribute, _value(attribute, row))
-    if series is not None and (asked.level == SERIES or _wanted(REQUEST_ATTRIBUTES, asked)) and series.get("requests"):
-        answer[REQUEST_ATTRIBUTES.tag] = {"vr": "SQ", "Value": [_request(item) for item in series["requests"]]}
-    url = f"{base}/studies/{study['uid']}"
-    if series is not None:
-        url += f"/series/{series['uid']}"
-    if instance is not None:
-        url += f"/instances/{instance['uid']}"
-    return answer | {"00081190": {"vr": "UR", "Value": [url]}, "00080056": {"vr": "CS", "Value": ["ONLINE"]}}
+_BY_LEVEL = {level: tuple(attribute for attribute in ATTRIBUTES if attribute.level == level) for level in LEVELS}
+
+
+class _Answers:
+    """PS3.18 Tables 10.6.3-3 to -5: the level's attributes, and the identity of those above; others when asked for.
+
+    What stands above is told once for all that stand below it.
+    """
+
+    def __init__(self, asked: Asked, index: Index, base: str) -> None:
+        self._asked, self._index, self._base = asked, index, base
+        self._above: tuple[Row | None, Row | None, Json] = (None, None, {})
+
+    def of(self, study: Row, series: Row | None, instance: Row | None) -> Json:
+        rows = {STUDY: study, SERIES: series, INSTANCE: instance}
+        row = rows[self._asked.level]
+        assert row is not None
+        above = self._of_those_above(study, series)
+        answer = above | _others(self._asked, self._index, study, series, instance) | _told(_BY_LEVEL[self._asked.level], row)
+        if self._asked.level == SERIES and row.get("requests"):
+            answer[REQUEST_ATTRIBUTES.tag] = _requests(row)
+        url = f"{self._base}/studies/{study['uid']}"
+        if series is not None:
+            url += f"/series/{series['uid']}"
+        if instance is not None:
+            url += f"/instances/{instance['uid']}"
+        return answer | {"00081190": {"vr": "UR", "Value": [url]}, "00080056": {"vr": "CS", "Value": ["ONLINE"]}}
+
+    def _of_those_above(self, study: Row, series: Row | None) -> Json:
+        if self._above[0] is study and self._above[1] is series:
+            return self._above[2]
+        told_: Json = {}
+        for level, row in ((STUDY, study), (SERIES, series)):
+            if row is not None and LEVELS.index(level) < LEVELS.index(self._asked.level):
+                told_ |= _told([a for a in _BY_LEVEL[level] if _wanted(a, self._asked)], row)
+        if (
+            self._asked.level == INSTANCE
+            and series is not None
+            and series.get("requests")
+            and _wanted(REQUEST_ATTRIBUTES, self._asked)
+        ):
+            told_[REQUEST_ATTRIBUTES.tag] = _requests(series)
+        self._above = (study, series, told_)
+        return told_
+
+
+def _told(attributes: Iterable[Attribute], row: Row) -> Json:
+    return {a.tag: {"vr": a.vr} | _json_value(a, _value(a, row)) for a in attributes}
+
+
+def _requests(series: Row) -> Json:
+    return {"vr": "SQ", "Value": [_request(item) for item in series["requests"]]}
 
 
 def _others(asked: Asked, index: Index, study: Row, series: Row | None, instance: Row | None) -> Json:

@@ -30,6 +30,8 @@ ALERT_STEP = "urn:fhirserver:CodeSystem:alert-step"
 REVIEW_CASE = "urn:fhirserver:review-case"
 PULLED_FROM = "urn:fhirserver:StructureDefinition:pulled-from"
 CONNECTION_TYPE = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
+# SMART Imaging Access: images are had by the same access token as the ImagingStudy
+REQUIRES_TOKEN = "http://hl7.org/fhir/smart-app-launch/StructureDefinition/requires-access-token"
 TIMEZONE = "http://hl7.org/fhir/StructureDefinition/timezone"
 
 # A kind of Task that the server makes: the review of an access that overrode a patient's restriction.

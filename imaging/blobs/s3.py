@@ -32,7 +32,7 @@ T = TypeVar("T")
 log = logging.getLogger("imaging.blobs")
 
 PART = 16 * 1024**2  # bytes; what is larger is uploaded in parts of this size
-CACHE = 8 * 1024**3  # bytes of files that decoders were given
+CACHE = 4 * 1024**3  # bytes of files that decoders were given
 _YOUNG = 12 * 3600.0  # seconds; what is older is written again when it is kept again
 _FULL = ("InsufficientCapacity", "InsufficientStorage", "XMinioStorageFull", "QuotaExceeded")
 _MISSING = ("NoSuchKey", "404", "NotFound")

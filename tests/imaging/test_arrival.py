@@ -179,3 +179,40 @@ def test_a_study_without_any_identity_is_still_kept(hospital, stow, ct):
     assert stow(data).status_code == 200
     subject = study_of(hospital, data)["subject"]["reference"]
     assert hospital.get(subject).json()["resourceType"] == "Patient"
+
+
+def test_what_arrives_within_the_same_millisecond_is_not_forgotten(stow, ct, server):
+    data = ct(AccessionNumber="MS-1")
+    assert stow(data).status_code == 200
+    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.index
+    index.mark("hospital", study, 5)
+    _, revision = index.study("hospital", study)
+    index.mark("hospital", study, 5)  # after the study was read, before it is settled
+    index.settle("hospital", study, revision, 100, complete=True)
+    assert ("hospital", study) in index.dirty()
+    assert ("hospital", study) in index.waiting(100_000, 10)
+
+
+def test_what_is_held_stays_to_be_brought_up_to_date_until_it_is_let_go_or_the_time_is_over(stow, ct, server):
+    data = ct(AccessionNumber="HELD-1")
+    assert stow(data).status_code == 200
+    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.index
+
+    def settled(begun: int) -> bool:
+        index.settle("hospital", study, index.study("hospital", study)[1], begun, complete=False)
+        return ("hospital", study) not in index.dirty()
+
+    index.mark("hospital", study, 1000, held=6000)
+    index.mark("hospital", study, 1001)  # by somebody who does not hold it
+    assert not settled(2000)
+    index.mark("hospital", study, 1500, held=6500)  # by another, for longer
+    index.let_go("hospital", study, 6000)
+    assert not settled(2000)
+    _, before = index.study("hospital", study)
+    index.let_go("hospital", study, 6500)
+    index.settle("hospital", study, before, 7000, complete=False)  # of what was read before
+    assert ("hospital", study) in index.dirty()
+    assert settled(2000)
+    index.mark("hospital", study, 1000, held=6000)  # by one that died
+    assert not settled(6000)
+    assert settled(6001)

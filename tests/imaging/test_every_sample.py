@@ -14,12 +14,14 @@ import pydicom.data
 import pytest
 from conftest import BASE
 
+from imaging import multipart
+
 ROOTS = (Path(pydicom.data.__file__).parent, Path(data_store.__file__).parent)
 UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 MEANT = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 
-# Files whose data sets have their UIDs and which are broken elsewhere, or in a form that is not taken
+# Files whose data sets have their UIDs and which are broken elsewhere
 BROKEN = {
     "MR_truncated.dcm": 0xC000,
     "badVR.dcm": 0xA900,
@@ -78,9 +80,22 @@ def facilities(samples_there):
 
 
 @pytest.fixture(scope="module")
-def stored(stow, facilities):
+def clients(web, facilities):
+    return {owner: web(owner) for owner in [*facilities, "refused"]}
+
+
+def sent(client, samples):
+    boundary = multipart.new_boundary()
+    body = b"".join(multipart.written(boundary, (("application/dicom", (one.data,)) for one in samples)))
+    return client.post(
+        "studies", content=body, headers={"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'}
+    )
+
+
+@pytest.fixture(scope="module")
+def stored(clients, facilities):
     """One request a facility."""
-    return {owner: stow(*(one.data for one in rows), organization=owner) for owner, rows in facilities.items()}
+    return {owner: sent(clients[owner], rows) for owner, rows in facilities.items()}
 
 
 def test_there_are_as_many_as_there_should_be(samples_there, facilities):
@@ -95,9 +110,9 @@ def test_what_is_valid_is_stored(facilities, stored):
         assert told == {sample.uids[2] for sample in facilities[owner]}
 
 
-def test_it_comes_back_byte_for_byte_after_the_preamble(facilities, stored, web):
+def test_it_comes_back_byte_for_byte_after_the_preamble(facilities, stored, clients):
     for owner, rows in facilities.items():
-        client = web(owner)
+        client = clients[owner]
         for sample in rows:
             study, series, instance, _ = sample.uids
             reply = client.get(f"studies/{study}/series/{series}/instances/{instance}", headers=AS_STORED)
@@ -108,17 +123,18 @@ def test_it_comes_back_byte_for_byte_after_the_preamble(facilities, stored, web)
             assert rest.removesuffix(b"\r\n--" + boundary + b"--\r\n") == bytes(128) + sample.data[128:], sample.path.name
 
 
-def test_the_same_again_is_200_and_a_study_is_what_it_was(facilities, stored, stow, web):
-    owner, rows = "facility-0", facilities["facility-0"][:40]
-    before = web(owner).get("instances?limit=1000").json()
-    assert stow(*(one.data for one in rows), organization=owner).status_code == 200
-    assert web(owner).get("instances?limit=1000").json() == before
+def test_the_same_again_is_200_and_a_study_is_what_it_was(facilities, stored, clients):
+    client, rows = clients["facility-1"], facilities["facility-1"]
+    before = client.get("instances?limit=1000").json()
+    assert len(before) == len(rows)
+    assert sent(client, rows).status_code == 200
+    assert client.get("instances?limit=1000").json() == before
 
 
-def test_what_is_not_valid_is_refused_with_its_reason(samples_there, stow):
+def test_what_is_not_valid_is_refused_with_its_reason(samples_there, clients):
     refused = [sample for sample in samples_there if sample.refusal is not None]
     assert len(refused) > 50
-    reply = stow(*(sample.data for sample in refused), organization="refused")
+    reply = sent(clients["refused"], refused)
     assert reply.status_code == 409
     body = reply.json()
     assert "00081199" not in body
@@ -126,10 +142,10 @@ def test_what_is_not_valid_is_refused_with_its_reason(samples_there, stow):
     assert sorted(told) == sorted(sample.refusal for sample in refused)
 
 
-def test_nothing_of_a_data_set_is_logged(samples_there, stow, caplog):
+def test_nothing_of_a_data_set_is_logged(samples_there, clients, caplog):
     """The DICOM library warns of values that it does not like, and says them."""
     for name in ("badVR.dcm", "rtdose_rle.dcm", "bad_sequence.dcm"):
-        stow(*(one.data for one in samples_there if one.path.name == name), organization="refused")
+        sent(clients["refused"], [one for one in samples_there if one.path.name == name])
     assert [record.getMessage() for record in caplog.records if record.name.startswith("pydicom")] == []
 
 

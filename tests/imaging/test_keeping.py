@@ -13,10 +13,12 @@ import pydicom
 import pytest
 
 from fhirserver import images
+from fhirserver.app import connect
 from fhirserver.errors import Unavailable
 from fhirserver.progress import Progress
 from imaging import keeping
 from imaging.blobs import Away
+from imaging.index import Index
 from imaging.keeping import NotSweptError
 
 OLD = 2 * 86_400.0
@@ -155,15 +157,28 @@ def test_where_the_database_is_an_older_state_nothing_is_swept_unless_it_is_said
     archive.mark_images()
     marks.delete_many({})
     marks.insert_many(before)  # as after a restore of yesterday's dump
-    mark = archive.blobs.marked()
     archive.mark_images()
     with pytest.raises(NotSweptError, match="older state"):
         archive.sweep_orphans()
     archive._sweep_orphans()
     assert "older state" in caplog.text
-    assert (archive.blobs.marked(), digest in there(archive)) == (mark, True)
+    assert digest in there(archive)
     assert [kept.digest for kept in archive.sweep_orphans(force=True)] == [digest]
     assert archive.sweep_orphans() == []
+
+
+def test_of_two_databases_that_share_a_place_neither_sweeps_the_others_files(archive, stored, mongodb_uri):
+    digest = orphan(archive)
+    aged(archive, digest)
+    archive.mark_images()
+    with connect(mongodb_uri) as client:
+        other = Index(client[f"{archive.database.name}_other"])
+        assert not keeping.mark(other, archive.blobs)
+        assert list(other.instances.database["dicom_marks"].find({})) == []
+    with pytest.raises(NotSweptError, match="another one"):
+        archive.sweep_orphans()
+    assert digest in there(archive)
+    archive.sweep_orphans(force=True)
 
 
 def test_marks_are_forgotten_but_for_the_one_that_is_there(archive, stored):
@@ -244,6 +259,20 @@ def test_each_damaged_missing_and_unnamed_file_is_named(archive, stored, capsys)
     assert set(lines[:-1]) == expected | {f"unnamed {digest}"}
     assert lines[-1] == "3 objects read, " + ", ".join(f"1 {line.split()[0]}" for line in lines[:-1])
     assert digest in there(archive)
+
+
+def test_what_waits_for_a_decision_is_checked_too(archive, stored, stow, capsys):
+    [first, *_] = stored.values()
+    dataset = pydicom.dcmread(io.BytesIO(archive.blobs.read(first.digest)))
+    dataset.StudyDescription = "Corrected"
+    assert stow(written(dataset)).status_code == 202
+    [row] = archive.index.quarantine.find({})
+    path(archive, row["digest"]).unlink()
+    code, lines, _ = checked(archive, capsys)
+    archive.index.quarantine.delete_many({})
+    assert (code, lines[0]) == (
+        1, f"missing {row['digest']} owner=hospital study={first.study} series= instance={first.uid}"
+    )  # fmt: skip
 
 
 def test_what_cannot_be_read_is_damaged(archive, stored, capsys, monkeypatch):

@@ -117,6 +117,20 @@ def test_each_refused_file_is_told_with_its_reason_and_the_others_are_stored(sto
     assert lines[2] == "stored 1, 2 refused"
 
 
+def test_what_is_set_aside_for_people_is_told_and_is_kept(store, server, tmp_path):
+    first = ct()
+    dataset = pydicom.dcmread(io.BytesIO(first))
+    (tmp_path / "a.dcm").write_bytes(first)
+    assert store(tmp_path, organization="aside") == (0, ["stored 1"])
+    second = ct(SOPInstanceUID=dataset.SOPInstanceUID, PatientName="Corrected^Name")
+    (tmp_path / "a.dcm").write_bytes(second)
+    text = "Other bytes are stored under this UID and stay; these wait for a decision."
+    code, lines = store(tmp_path, organization="aside")
+    assert (code, lines) == (0, [f"stored with a warning {tmp_path}/a.dcm: {text}", "stored 0, 1 stored with a warning"])
+    [row] = server.installation.index.quarantine.find({"owner": "aside"})
+    assert server.installation.blobs.read(row["digest"])[128:] == second[128:]
+
+
 def test_links_are_not_followed_and_devices_not_read(store, tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.dcm").write_bytes(ct())
@@ -317,6 +331,15 @@ def test_what_the_server_refuses_is_told_by_file(store, tmp_path):
     ]
 
 
+def test_a_warning_of_the_server_is_told(store, tmp_path):
+    (tmp_path / "a.dcm").write_bytes(data := ct())
+    row = {"00081155": {"Value": [uid(data)]}, "00081196": {"Value": [0xB000]}}
+    server = Server(httpx.Response(202, json={"00081199": {"Value": [row]}}))
+    code, lines = store(tmp_path, target=remote(server))
+    assert (code, lines[1]) == (0, "stored 0, 1 stored with a warning")
+    assert "0xb000" in lines[0]
+
+
 def test_what_is_not_said_to_be_stored_is_not(store, tmp_path):
     (tmp_path / "a.dcm").write_bytes(ct())
     for answer, reason in (
@@ -418,3 +441,20 @@ def test_a_server_and_its_token_belong_together(arguments, told, server):
     options = _parser().parse_args(["store", "x", *arguments])
     with pytest.raises(ValueError, match=told):
         options.run(options, server.settings)
+
+
+def test_a_token_may_come_from_standard_input_and_so_from_no_list_of_processes(server, tmp_path, monkeypatch, capsys):
+    given = []
+
+    class Recorder:
+        def __init__(self, url, token):
+            given.append((url, token))
+
+        def results(self, found):
+            return iter(())
+
+    monkeypatch.setattr(uploading, "Remote", Recorder)
+    monkeypatch.setattr("sys.stdin", io.StringIO("from-stdin\nmore\n"))
+    options = _parser().parse_args(["store", str(tmp_path), "--url", "http://x", "--token", "-"])
+    assert options.run(options, server.settings) == 0
+    assert given == [("http://x", "from-stdin")]

@@ -1,0 +1,79 @@
+"""C-STORE into the archive: the path of STOW, for a source that is known.
+
+PS3.4 Annex B: https://dicom.nema.org/medical/dicom/current/output/chtml/part04/chapter_B.html
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import traceback
+
+from auth.principal import Principal
+from imaging import stow
+from imaging.archive import Archive
+from imaging.blobs import Incoming
+from imaging.dataset import OUT_OF_RESOURCES, Refused
+from imaging.dimse import PROCESSING_FAILURE, SUCCESS, Service, Status
+from imaging.part10 import Named
+from imaging.sources import Source, Sources
+from imaging.upperlayer import Peer
+
+log = logging.getLogger("imaging.cstore")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = Status(OUT_OF_RESOURCES, "The server's disk is nearly full; try again later.")
+_AWAY = Status(OUT_OF_RESOURCES, "The database cannot be reached; try again later.")
+
+
+class Storing:
+    """Whom the archive takes instances from. ``by_address``: a source may be proven by its address alone."""
+
+    def __init__(self, archive: Archive, sources: Sources, by_address: bool) -> None:
+        self._archive, self._sources, self._by_address = archive, sources, by_address
+
+    def admit(self, peer: Peer) -> Service | None:
+        source = self._sources.known(peer.calling, peer.address, peer.fingerprint, self._by_address)
+        return _FromSource(self._archive, source) if source else None
+
+
+class _FromSource:
+    """One association's instances."""
+
+    def __init__(self, archive: Archive, source: Source) -> None:
+        self._archive, self._source = archive, source
+        self._principal = Principal(source.title, source.organization)
+        self._noted: set[str] = set()
+        self.largest = archive.max_part
+
+    def receive(self) -> Incoming | Status:
+        return self._archive.blobs.receive() if self._archive.room() else _NO_ROOM
+
+    def store(self, incoming: Incoming, named: Named) -> Status:
+        archive, source = self._archive, self._source
+        stored = stow.store(
+            incoming, source.organization, archive.blobs, archive.index, None, (named.sop_class, named.uid), source.charset
+        )
+        if isinstance(stored, Refused):
+            return Status(stored.reason, stored.text)
+        owner = source.organization
+        archive.arriving(self._principal, owner, stored.study, source.quiet)
+        if stored.study not in self._noted:  # a line a study and association, as there is one a study and request of STOW
+            archive.note(self._principal, "cstore", [(owner, stored.study)], "")
+            self._noted.add(stored.study)
+        return Status(stow.WARNING, stored.text) if isinstance(stored, stow.SetAside) else Status(SUCCESS)
+
+    def ended(self) -> None:
+        for study in self._noted:
+            try:
+                self._archive.left(self._source.organization, study)
+            except Exception as error:  # it is free by itself in some seconds
+                log.warning("A study was not let go (%s)", type(error).__name__)
+
+    def failed(self, error: Exception) -> Status:
+        if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:
+            return _NO_ROOM
+        if self._archive.unavailable(error):
+            return _AWAY
+        log.error("Unexpected %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        return Status(PROCESSING_FAILURE, "The server failed.")
