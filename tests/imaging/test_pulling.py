@@ -633,7 +633,7 @@ def test_what_came_is_named_though_the_source_does_not_give_the_rest(case, web_s
 def test_a_study_that_the_source_does_not_give_does_not_hold_up_the_others(case, web_source, earlier, put_there, second):
     gone, files = earlier(1, StudyDate="20220101"), earlier(1, StudyDate="20210101")
     put_there(*gone, *files)
-    second.installation.index.instances.delete_many({"study": f"remote|{study_uid(gone)}"})
+    assert second.installation.index.instances.delete_many({"uid": {"$in": list(uids(gone))}}).deleted_count == 1
     web_source()
     task = case.asked()
     case.worked()
