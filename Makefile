@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup run test check format bench conformance test-tools r4-tables clean
+.PHONY: help setup run viewer test soak check format bench conformance test-tools r4-tables clean
 
 help: ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -18,10 +18,17 @@ $(STAMP): pyproject.toml
 	touch $@
 
 run: $(STAMP) ## start the server with demo data on http://127.0.0.1:8000
+	@if command -v npm >/dev/null; then $(BIN)/fhirserver viewer install || true; fi
 	$(BIN)/fhirserver demo --serve
+
+viewer: $(STAMP) ## fetch the image viewer, OHIF, by npm; without it images open as plain pages
+	$(BIN)/fhirserver viewer install
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest
+
+soak: $(STAMP) ## the reading network driven at random for 50,000 steps; SOAK_STEPS=n for others
+	FHIRSERVER_SOAK_STEPS=$(or $(SOAK_STEPS),50000) $(BIN)/python -m pytest -n 0 -s tests/workflow/test_state_machine.py
 
 check: $(STAMP) ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -35,6 +42,7 @@ format: $(STAMP) ## put the code into shape
 
 bench: $(STAMP) ## the table of speed and memory
 	$(BIN)/python bench/rest.py
+	$(BIN)/python bench/workflow.py
 
 conformance: $(STAMP) ## write docs/conformance.md and docs/smart-requirements.md
 	$(BIN)/python -m fhirserver.conformance > docs/conformance.md

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _OPEN = frozenset({"/fhir/metadata", "/fhir/openapi.json", "/auth/jwks", "/auth/style.json"})
-_REGISTERED = ("/fhir", "/dicomweb", "/auth/token", "/auth/introspect", "/auth/revoke")
+_REGISTERED = ("/fhir", "/dicomweb", "/viewer/open", "/auth/token", "/auth/introspect", "/auth/revoke")
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _ALLOWED = b"Authorization, Content-Type, Accept, Prefer, If-Match, If-None-Match, If-Modified-Since, If-None-Exist, X-Provenance, X-Request-Id"
 _EXPOSED = b"Content-Location, ETag, Last-Modified, Location, Retry-After, WWW-Authenticate, X-Request-Id"

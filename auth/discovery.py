@@ -13,12 +13,13 @@ from auth.grants import GRANTS, AuthorizationCode
 from auth.keys import ALGORITHMS, ID_TOKEN_ALGORITHM
 from auth.server import Server
 
-# What each of these promises is tested: tests/auth/test_requirements.py
+# What each of these promises is tested: tests/auth; of the last, which is no part of SMART App Launch: tests/imaging/test_imaging_access.py
 CAPABILITIES = (
     "launch-ehr", "launch-standalone", "authorize-post", "client-public", "client-confidential-symmetric",
     "client-confidential-asymmetric", "sso-openid-connect", "context-banner", "context-style", "context-ehr-patient",
     "context-ehr-encounter", "context-standalone-patient", "context-standalone-encounter", "permission-offline",
     "permission-online", "permission-patient", "permission-user", "permission-v1", "permission-v2",
+    "smart-imaging-access",
 )  # fmt: skip
 
 

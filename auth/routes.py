@@ -30,6 +30,7 @@ from auth.server import Answer, Pairs, Server
 from auth.visit import Shown, Visit, failure, form_token, new_visit
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Pages = Callable[[Callable[[Visit], Shown]], Endpoint]
 
 log = logging.getLogger("auth.routes")
 
@@ -61,8 +62,8 @@ class Cookies:
 
 def install(
     app: FastAPI, server: Server, records: Records, seal: Callable[[], Seal], unavailable: Callable[[Exception], bool]
-) -> None:
-    """The routes of the authorization server."""
+) -> Pages:
+    """The routes of the authorization server. By what is returned other pages for people who sign in here are shown."""
     providers = Providers(server.store, server.issuer, seal)
     account, launch = Account(server, seal, providers, records), Launch(server, records)
     authorization = Authorization(server, records)
@@ -136,6 +137,7 @@ def install(
     app.add_route("/auth/jwks", document(lambda: keys.published(server.signing_keys())), methods=["GET"])
     app.add_route(pages.STYLESHEET_PATH, _static(pages.STYLESHEET, "text/css; charset=utf-8"), methods=["GET"])
     app.add_route(pages.STYLE_PATH, _static(pages.STYLE, "application/json"), methods=["GET"])
+    return page_endpoint
 
 
 def _static(body: bytes, media: str) -> Endpoint:
@@ -213,6 +215,8 @@ def _shown(
         response.set_cookie(cookies.session, result.cookie, **options)
     elif result.cookie == "":
         response.delete_cookie(cookies.session, **options)
+    for cookie_ in result.others:
+        response.headers.append("set-cookie", cookie_)
     return response
 
 

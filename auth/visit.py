@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from auth.pages import Language, render
 
-_INSIDE = re.compile(r"/(?:auth|desk)/[A-Za-z0-9_/.-]*(?:\?[A-Za-z0-9_=&%.~:+-]*)?")
+_INSIDE = re.compile(r"/(?:(?:auth|desk|viewer)/[A-Za-z0-9_/.-]*|viewer)(?:\?[A-Za-z0-9_=&%.~:+-]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,14 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A page, or where to go. ``cookie``: a new session's, "" to end it, None to leave it."""
+    """A page, or where to go. ``cookie``: a new session's, "" to end it, None to leave it; ``others``: more Set-Cookie headers."""
 
     status: int
     body: str = ""
     location: str | None = None
     cookie: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 def form_token(key: bytes, visit: str, session: str | None) -> str:

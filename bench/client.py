@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+IDLE_SECONDS = 3
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Client:
         self._base = parts.path.rstrip("/")
         self._headers = {"Authorization": authorization}
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        self._used = time.monotonic()
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         return self._ask("GET", path, None, headers)
@@ -47,6 +51,10 @@ class Client:
     def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None) -> Answer:
         target = path if path.startswith("/") else f"{self._base}/{path}"
         kind = {"Content-Type": "application/fhir+json"} if body is not None else {}
+        if time.monotonic() - self._used > IDLE_SECONDS:  # the server is about to close it
+            self._connection.close()
         self._connection.request(method, quote(target, safe="/?&=:|,.$_-%"), body, self._headers | kind | (headers or {}))
         answer = self._connection.getresponse()
-        return Answer(answer.status, answer.read())
+        content = answer.read()
+        self._used = time.monotonic()
+        return Answer(answer.status, content)

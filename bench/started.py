@@ -96,6 +96,11 @@ class Running:
         return self.clients[-1]
 
     @property
+    def uri(self) -> str:
+        """Of the database that it has started."""
+        return str(json.loads((self.folder / "data" / "run.json").read_text())["mongodb_uri"])
+
+    @property
     def database(self) -> psutil.Process:
         assert self.process is not None
         [child] = [

@@ -1,5 +1,5 @@
-"""The command line: serve, demo, user, client, provider, token, keys, source, gateway, store, check-images, sweep-images, backup,
-restore, reindex."""
+"""The command line: serve, demo, user, client, provider, token, keys, source, gateway, destination, route, deliveries, store,
+check-images, sweep-images, viewer, backup, restore, reindex."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from fhirserver import __version__, backup, demo, gateway, images, logs, modalities, registration, running
+from fhirserver import __version__, backup, demo, forwarding, gateway, images, logs, modalities, registration, running
 from fhirserver.app import Installation, connect
+from fhirserver.pages.viewer import installing
 from fhirserver.settings import Settings
 
 
@@ -59,12 +60,20 @@ def _parser() -> argparse.ArgumentParser:
     demo_.set_defaults(run=_demo)
 
     registration.add_commands(commands, common, _database)
+    forwarding.add_commands(commands, common, _database)
     images.add_commands(commands, common, _database)
     modalities.add_commands(commands, common, _database)
 
     gateway_ = commands.add_parser("gateway", help="take C-STORE on a facility's network and send it on by HTTPS")
     gateway.add_arguments(gateway_)
     gateway_.set_defaults(run=lambda options, _: gateway.run(options))
+
+    viewer = commands.add_parser("viewer", help="the image viewer, OHIF").add_subparsers(required=True, metavar="COMMAND")
+    install = viewer.add_parser(
+        "install", parents=[common], help="fetch it by npm, check it and unpack it into the data folder; once"
+    )
+    install.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the package, where there is no way to npm")
+    install.set_defaults(run=_install_viewer)
 
     backup_ = commands.add_parser("backup", parents=[common], help="write the database and the images into one file")
     backup_.add_argument("file", metavar="FILE", help="- is standard output")
@@ -105,6 +114,11 @@ def _load_demo(settings: Settings, uri: str) -> None:
         installation = Installation(settings, client[settings.database])
         installation.prepare()
         print(demo.text(demo.load(settings, installation, lambda step: print(step, file=sys.stderr, flush=True))), flush=True)
+
+
+def _install_viewer(options: argparse.Namespace, settings: Settings) -> int:
+    installing.install(settings.data_dir, options.file, lambda step: print(step, file=sys.stderr, flush=True))
+    return 0
 
 
 def _backup(options: argparse.Namespace, settings: Settings) -> int:

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from fhirserver.messages import Context
 from fhirserver.search.query import tagged
-from fhirserver.store import Store
 from fhirserver.validation import loads
 from fhirserver.versions import Stored, owned_by
 from fhirserver.workflow import agreement, policy
@@ -36,21 +35,24 @@ _DEFAULT = Agreed(agreement.DEFAULT)
 
 def between(ctx: Context, facility: str, fulfiller: str | None) -> Agreed:
     """The reading organisation's word on the facility before the facility's own."""
-    rows = _libraries(ctx.store, f"{agreement.AGREEMENTS}|{facility}", fulfiller, facility)
+    rows = _libraries(ctx, f"{agreement.AGREEMENTS}|{facility}", fulfiller, facility)
     return _agreed(rows[0].json) if rows else _DEFAULT
 
 
 def assigning(ctx: Context, centre: str) -> Policy:
     """By which policy the centre assigns."""
-    rows = _libraries(ctx.store, f"{policy.POLICIES}|{centre}", centre)
+    rows = _libraries(ctx, f"{policy.POLICIES}|{centre}", centre)
     return _policy(rows[0].json) if rows else policy.DEFAULT
 
 
-def _libraries(store: Store, identifier: str, *owners: str | None) -> list[Stored]:
-    """The active ones, those of the first owner first."""
-    found = store.search(tagged(store.types["Library"], f"identifier={identifier}"), owned_by(*owners), 10)
-    active = [row for row in found if loads(row.json).get("status") == "active"]
-    return sorted(active, key=lambda row: owners.index(row.owner))
+def _libraries(ctx: Context, identifier: str, *owners: str | None) -> list[Stored]:
+    """The active ones, those of the first owner first; looked up once for a plan."""
+    asked = (identifier, *owners)
+    if asked not in ctx.changes.looked_up:
+        found = ctx.store.search(tagged(ctx.store.types["Library"], f"identifier={identifier}"), owned_by(*owners), 10)
+        active = [row for row in found if loads(row.json).get("status") == "active"]
+        ctx.changes.looked_up[asked] = sorted(active, key=lambda row: owners.index(row.owner))
+    return ctx.changes.looked_up[asked]
 
 
 @lru_cache(1024)

@@ -24,8 +24,15 @@ from fhirserver.workflow import coding
 AT_ONCE = frozenset({"acr-1", "rcr-critical"})
 VERBAL = ("phone", "in-person")
 METHODS = (*VERBAL, "secure-message", "sms", "hl7")
+FLAGS = "urn:fhirserver:alert"  # of a Flag's identifier; the value is the CommunicationRequest
 _SHORTEST = timedelta(minutes=5)
 _LATE = "late"
+
+
+def is_part(resource: Document) -> bool:
+    """Whether it is the request or the banner of an alert: a person's answer ends it, and no plain write."""
+    group = resource.get("groupIdentifier", {}).get("system")
+    return group == work.REPORTS or any(i.get("system") == FLAGS for i in resource.get("identifier", ()))
 
 
 def told_of(ctx: Context, report: Item) -> list[tuple[str, str]]:
@@ -50,6 +57,7 @@ def raised(
     deadline = ctx.now + timedelta(minutes=minutes)
     text = finding.get("text") or next((c.get("display") or c["code"] for c in finding.get("coding", ()) if "code" in c), "")
     people = _people(ctx, order, centre, named)
+    told = people[: max(1, len(named))]
     group = {"system": work.REPORTS, "value": report.stored.id}
     request = work.make(
         ctx,
@@ -72,7 +80,7 @@ def raised(
         },
         centre,
     )
-    flag = work.make(ctx, _flag(ctx, report, finding, text), centre)
+    flag = work.make(ctx, _flag(ctx, report, request.id, finding, text), centre)
     task = work.make(
         ctx,
         timing.timed(
@@ -91,25 +99,30 @@ def raised(
                 "requester": {"reference": f"Organization/{centre}"},
                 "owner": {"reference": f"Organization/{facility}"},
                 "restriction": {"period": {"end": work.timestamp(deadline)}},
-                "input": [work.entry("step", 1), work.entry("category", category)],
+                "input": [
+                    work.entry("step", len(told)),
+                    work.entry("category", category),
+                    *(work.entry("named", one) for one in named),
+                ],
                 "output": [work.entry("flag", {"reference": flag.reference})],
             },
             ctx.now + _pace(minutes),
         ),
         centre,
     )
+    request.sealed = flag.sealed = True  # an answer ends it, no plain write
     for made in (request, flag, task):
         if facility != centre:
             made.grants.append(Grant(order.reference, f"org/{facility}").document())
-    first = people[0]
-    return request, task, _say(ctx, report, order, request.reference, text, [first], method)
+    return request, task, _say(ctx, report, order, request.reference, text, told, method)
 
 
 def _people(ctx: Context, order: Item, centre: str, named: Iterable[Document]) -> list[Recipient]:
     """Who was named goes first; then the facility's ladder."""
-    first = [Recipient(one.get("reference"), _named(one), None) for one in named]
-    rest = [one for one in contacts.ladder(ctx, order, centre) if one.reference not in {f.reference for f in first}]
-    return [*first, *rest]
+    ladder = contacts.ladder(ctx, order, centre)
+    known = {one.reference: one for one in ladder if one.reference}
+    first = [known.get(one.get("reference", "")) or Recipient(one.get("reference"), _named(one), None) for one in named]
+    return [*first, *(one for one in ladder if one not in first)]
 
 
 def _named(reference: Document) -> str:
@@ -121,11 +134,12 @@ def _pace(minutes: int) -> timedelta:
     return max(_SHORTEST, timedelta(minutes=minutes) / 2)
 
 
-def _flag(ctx: Context, report: Item, finding: Document, text: str) -> Document:
+def _flag(ctx: Context, report: Item, request: str, finding: Document, text: str) -> Document:
     """https://hl7.org/fhir/R4/flag.html: what an EHR shows as a banner, until somebody answers."""
     safety = {"system": "http://terminology.hl7.org/CodeSystem/flag-category", "code": "safety"}
     return {
         "resourceType": "Flag",
+        "identifier": [{"system": FLAGS, "value": request}],
         "status": "active",
         "category": [{"coding": [safety]}],
         "code": finding if finding.get("text") else finding | {"text": text},
@@ -138,7 +152,7 @@ def _flag(ctx: Context, report: Item, finding: Document, text: str) -> Document:
 def _say(
     ctx: Context, report: Item, order: Item, request: str, text: str, people: list[Recipient], method: str | None, **members: Any
 ) -> Write:  # fmt: skip
-    return telling.tell(
+    made = telling.tell(
         ctx,
         "critical-result",
         text,
@@ -149,10 +163,18 @@ def _say(
         basedOn=[{"reference": request}],
         subject=report.data["subject"],
         priority="stat",
-        sender={"reference": f"Organization/{report.stored.owner}"},
+        sender={"reference": _teller(ctx, report)},
         **({"medium": [{"text": method}]} if method else {}),
         **members,
     )
+    made.sealed = True
+    return made
+
+
+def _teller(ctx: Context, report: Item) -> str:
+    """Who told it: the person at the centre who does, else the centre, for which the server does."""
+    person, centre = ctx.principal.practitioner, report.stored.owner
+    return f"Practitioner/{person}" if person and ctx.principal.organization == centre else f"Organization/{centre}"
 
 
 def stepped(ctx: Context, task: Item) -> Write | None:
@@ -162,7 +184,7 @@ def stepped(ctx: Context, task: Item) -> Write | None:
     if request is None or report is None:
         return None
     step = int(next(iter(work.inputs(task.data, "step")), 1))
-    people = _people(ctx, order, report.stored.owner, [])
+    people = _people(ctx, order, report.stored.owner, work.inputs(task.data, "named"))
     dispatcher = Recipient(f"Organization/{report.stored.owner}", "Dispatcher of the reading centre", None)
     told = [people[step]] if step < len(people) else [people[-1], dispatcher]
     _say(ctx, report, order, request.reference, request.data["payload"][0]["contentString"], told, None)
@@ -170,10 +192,11 @@ def stepped(ctx: Context, task: Item) -> Write | None:
     minutes = agreements.between(ctx, order.stored.owner, report.stored.owner).terms.alert_minutes(category)
     end = timing.end_of(task.data)
     late = end is not None and timing.moment_of(end) <= ctx.now
+    addressed = [row for one in told if "reference" in (row := one.document(contacts.OF_TASKS))]
     document = task.data | {
         "input": work.with_input(task.data, "step", step + 1),
         "lastModified": work.timestamp(ctx.now),
-        "restriction": task.data["restriction"] | {"recipient": [one.document() for one in told if one.reference]},
+        "restriction": {"period": task.data["restriction"]["period"]} | ({"recipient": addressed} if addressed else {}),
     }
     if late:
         document["businessStatus"] = work.business_status(_LATE)

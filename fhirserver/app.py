@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp
 from auth import bearer, routes
 from auth.cors import CORS
 from auth.keys import Seal, new_seal_key
+from auth.passes import Passes
 from auth.principal import Principal
 from auth.records import Records
 from auth.scopes import parse, parse_all
@@ -33,6 +35,7 @@ from fhirserver import agreements, health, replay, rest, scoped, timers, trail
 from fhirserver.arrivals import Arrivals
 from fhirserver.dispatch import dispatch, retried
 from fhirserver.errors import Conflict, InvalidToken, Unavailable
+from fhirserver.fetching import Parts
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Reply, Request
@@ -40,22 +43,30 @@ from fhirserver.metrics import Gauge
 from fhirserver.moments import milliseconds
 from fhirserver.observed import Observed
 from fhirserver.pages import home
+from fhirserver.pages.viewer import edge as viewer
+from fhirserver.pages.viewer.ohif import Dist
+from fhirserver.pages.viewer.opening import Opening
+from fhirserver.pulling import Pulling
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
 from fhirserver.restrictions import Restrictions
 from fhirserver.room import Room
 from fhirserver.search.index import index, indexes
 from fhirserver.search.reference import relative
+from fhirserver.sending import Sending
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import blobs, dicomweb, keeping, stow
+from imaging import blobs, dicomweb, keeping, qido, stow
 from imaging.archive import Archive
+from imaging.attributes import INSTANCE
 from imaging.cstore import Storing
 from imaging.decoding import Decoders
+from imaging.deliveries import Deliveries
+from imaging.destinations import Destinations
 from imaging.index import Index
 from imaging.listener import Listener, Place, client_certificates, loopback
 from imaging.sources import Sources
@@ -102,15 +113,27 @@ class Installation:
         self.auth = AuthStore(database, settings.organization)
         self.trail = trail.Trail(settings.data_dir / "audit")
         self.server = Server(self.auth, settings.base, self.grantable, self.note_event)
+        self.passes = Passes(self.auth, settings.base.startswith("https://"))
         self.launching = Launching(self.context)
         self.index = Index(database)
         self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
         self.decoders = Decoders()
         self.sources = Sources(database)
         self.listener: Listener | None = None
+        self.destinations = Destinations(database, lambda: self.seal)
+        self.deliveries = Deliveries(database)
+        self.sending = Sending(
+            self.store, self.index, self.blobs, self.destinations, self.deliveries,
+            lambda owner: self.context(Principal("sending", owner)), self.trail.append, clock,
+        )  # fmt: skip
         self.arrivals = Arrivals(
-            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds
-        )
+            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds,
+            self.sending.consider,
+        )  # fmt: skip
+        self.pulling = Pulling(
+            self.store, self.destinations, lambda owner: self.context(Principal("pulling", owner)),
+            Parts(self.index, self.blobs, self.pulled, self.trail.append, self.room.enough, clock), self.sending.back,
+        )  # fmt: skip
         self.timers = Timers(self.store, lambda owner: self.context(Principal("timer", owner)), clock)
         self.definitions = Definitions(self.store, settings.organization)
         self.restrictions = Restrictions(self.store, base)
@@ -121,6 +144,8 @@ class Installation:
             (
                 Job("audit", 5.0, self.store_audit, shared=False),
                 Job("studies", 0.5, self.arrivals.settle),
+                Job("sending", 1.0, self.sending.step, shared=False),
+                Job("pulling", 2.0, self.pulling.step, shared=False),
                 Job("timers", 1.0, self.timers.ring),
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
@@ -149,6 +174,7 @@ class Installation:
             self.auth.prepare()
             self.index.prepare()
             self.sources.prepare()
+            self.deliveries.prepare()
         self._images_up()  # what is wrong with their store is in the log from the start
         self.refresh()
         self.trail.adopt()
@@ -180,6 +206,8 @@ class Installation:
     def close(self) -> None:
         if self.listener:
             self.listener.stop()
+        self.sending.stop()
+        self.pulling.stop()
         self.jobs.stop()
         self.decoders.close()
         self.store_audit()
@@ -204,12 +232,18 @@ class Installation:
         try:
             self.store.ping()
             progress = self.reindexing.progress()
+            sending = list(self.sending.gauges())
         except Unavailable:
             yield "fhirserver_database_up", "Whether the database answers", "", [("", 0.0)]
             return
         yield "fhirserver_database_up", "Whether the database answers", "", [("", 1.0)]
         share = [(name, one.done / one.total if one.total else 0.0) for name, one in progress.items()]
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
+        yield from sending
+
+    def pulled(self, owner: str, uid: str, whole: bool) -> None:
+        """Instances of an earlier study were fetched."""
+        self.arrivals.update(owner, uid, complete=whole)
 
     def sweep_uploads(self) -> None:
         with self._images():
@@ -312,10 +346,39 @@ class Installation:
         )
 
     def authenticate_images(self, header: str | None, cookies: str | None) -> Principal:
+        """By a token, or else by the pass of a viewer."""
         with translated():
-            principal = bearer.authenticate(self.auth, header)
+            principal = self.passes.holder(cookies) if header is None else bearer.authenticate(self.auth, header)
         self.restrictions.current()
         return self.restrictions.applied(principal, self.clock())
+
+    def viewer(self) -> viewer.Parts:
+        prefix = urlsplit(self.settings.base).path
+        dist = Dist(self.settings.data_dir, prefix)
+        return viewer.Parts(
+            base=self.settings.base,
+            prefix=prefix,
+            passes=self.passes,
+            dist=dist,
+            opening=Opening(self.context),
+            authenticate=self.authenticate,
+            has_images=lambda principal, uid: bool(self._copies(principal, uid)),
+            instances=self._instances,
+        )
+
+    def _copies(self, principal: Principal, uid: str) -> set[tuple[str, str]]:
+        with translated():
+            rows = self.index.copies(uid)
+        applied = self.restrictions.applied(principal, self.clock())
+        return self.arrivals.see(applied, "r", [(row["owner"], row["uid"]) for row in rows]) if rows else set()
+
+    def _instances(self, principal: Principal, uid: str) -> list[dict[str, Any]]:
+        """A study's, as a search for them tells them to this caller."""
+        applied = self.restrictions.applied(principal, self.clock())
+        asked = qido.parse(INSTANCE, [("StudyInstanceUID", uid)], {})
+        with translated():
+            found, _ = qido.search(asked, self.index, lambda rows: self.arrivals.see(applied, "s", rows), "")
+        return found
 
     def _found_home(self) -> None:
         """The installation's own Organization exists, so that orders can be addressed to it."""
@@ -384,7 +447,7 @@ class _Application(FastAPI):
     origins: Callable[[], frozenset[str]]
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Observed(CORS(rest.Edge(super().build_middleware_stack(), self.fhir), self.origins))
+        return Observed(CORS(rest.Edge(viewer.OwnPages(super().build_middleware_stack()), self.fhir), self.origins))
 
 
 def create_app(
@@ -392,11 +455,14 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
     installation = Installation(settings, database, clock)
+    shown = installation.viewer()
     installation.listen()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(installation.prepare)
+        if not shown.dist.installed:
+            log.info("The image viewer is not installed (fhirserver viewer install): images open as plain pages")
         installation.jobs.start()
         if installation.listener:
             installation.listener.start()
@@ -412,10 +478,13 @@ def create_app(
     )
     app.state.installation = installation
     # In the order of how often they are asked for: the router tries one after the other.
-    routes.install(app, installation.server, installation.records(), lambda: installation.seal, installation.unavailable)
+    pages = routes.install(
+        app, installation.server, installation.records(), lambda: installation.seal, installation.unavailable
+    )
     app.origins = installation.auth.clients.origins
     app.fhir = rest.install(app, installation.authenticate, installation.context)
     dicomweb.install(app, installation.archive())
+    viewer.install(app, pages, shown)
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))
     return app

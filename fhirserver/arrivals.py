@@ -25,18 +25,19 @@ log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
 _HELD = 5_000  # milliseconds
-_LONG, _SHARE = (
-    0.5,
-    10,
-)  # what takes so many seconds, a large study that still arrives, is done in one part of so many of the time
+# What takes so many seconds, a large study that still arrives, is done in one part of so many of the time
+_LONG, _SHARE = 0.5, 10
 
 
 class Arrivals:
-    """What the archive is given. ``new_context`` acts for a facility."""
+    """What the archive is given. ``new_context`` acts for a facility; ``after`` is told of each study that was brought up to date,
+    again where a crash came between."""
 
     def __init__(
-        self, store: Store, index: Index, new_context: Callable[[str], Context], clock: Callable[[], datetime], quiet: float
-    ) -> None:
+        self, store: Store, index: Index, new_context: Callable[[str], Context], clock: Callable[[], datetime], quiet: float,
+        after: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        self._after = after
         self._store, self._index, self._new_context, self._clock, self._quiet = store, index, new_context, clock, quiet
         self._next: dict[tuple[str, str], float] = {}
         self._held: dict[tuple[str, str], tuple[float, int]] = {}  # when it was marked, until when that holds
@@ -93,6 +94,7 @@ class Arrivals:
             return
         study, revision = found
         retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
+        self._after(owner, uid)
         with translated():
             self._index.settle(owner, uid, revision, begun, complete=complete)
 

@@ -24,12 +24,13 @@ _OWN_INPUTS = frozenset({"clock-start", "paused-since", "escalated", "sla-policy
 
 
 def made(
-    ctx: Context, t0: Item, owner: str, status: str, kind: str = states.READ, base: list[str] | None = None, **members: Any
-) -> Write:
-    """A new attempt of a kind, one owner's; it belongs to the fulfiller."""
+    ctx: Context, t0: Item, owner: str, status: str, kind: str = states.READ, reader: str | None = None
+) -> Write:  # fmt: skip
+    """A new attempt of a kind, one owner's; it belongs to the fulfiller. ``reader``: the person, where it is one's."""
     fulfiller = work.organization(t0.data["owner"])
     assert fulfiller is not None
     rows = [row for row in t0.data.get("input", ()) if not coding.codes(row.get("type"), coding.TASK_TYPE) & _OWN_INPUTS]
+    rows += [work.entry("reader", {"reference": reader})] if reader else []
     document: Document = {
         **{name: t0.data[name] for name in _COPIED if name in t0.data},
         **({"input": rows} if rows else {}),
@@ -40,14 +41,13 @@ def made(
         "lastModified": work.timestamp(ctx.now),
         "requester": {"reference": f"Organization/{fulfiller}"},
         "owner": {"reference": owner},
-        **members,
     }
-    return work.make(ctx, document, fulfiller, base)
+    return work.make(ctx, document, fulfiller)
 
 
-def pooled(ctx: Context, t0: Item, kind: str = states.READ, **members: Any) -> Write:
+def pooled(ctx: Context, t0: Item, kind: str = states.READ) -> Write:
     """For the centre's readers to claim."""
-    return made(ctx, t0, t0.data["owner"]["reference"], "requested", kind, **members)
+    return made(ctx, t0, t0.data["owner"]["reference"], "requested", kind)
 
 
 def opened(ctx: Context, t0: Item) -> None:
@@ -56,14 +56,27 @@ def opened(ctx: Context, t0: Item) -> None:
     if states.READ not in kinds:  # it may have been offered to a reader with the order
         pooled(ctx, t0)
     if "double" in work.inputs(t0.data, "read-type") and states.SECOND_READ not in kinds:
-        second = work.with_input(t0.data, "blind", True)
-        pooled(ctx, Item(t0.stored, t0.data | {"input": second}), states.SECOND_READ)
+        _second(ctx, t0)
+
+
+def _second(ctx: Context, t0: Item) -> None:
+    blind = work.with_input(t0.data, "blind", True)
+    pooled(ctx, Item(t0.stored, t0.data | {"input": blind}), states.SECOND_READ)
+
+
+def returned(ctx: Context, t0: Item) -> None:
+    """What was passed on is the centre's own again: in its pool, to be read twice where that is still owed."""
+    pooled(ctx, t0)
+    done = [a for a in work.attempts(ctx, t0, states.SECOND_READ) if a.status == "completed"]
+    if "double" in work.inputs(t0.data, "read-type") and not done:
+        _second(ctx, t0)
+    stand(ctx, t0, unassigned(t0))
 
 
 def given(ctx: Context, t0: Item, reader: Reader, verdict: Verdict, *, offered: bool, kind: str = states.READ) -> Write:
     """To one reader: assigned, or offered for them to accept."""
     assert verdict.role is not None
-    task = made(ctx, t0, verdict.role, "requested" if offered else "accepted", kind)
+    task = made(ctx, t0, verdict.role, "requested" if offered else "accepted", kind, reader.reference)
     armed = timing.timed(task.data or {}, shift_end(reader))
     if armed != task.data:
         task = work.save(ctx, work.written(ctx, task), armed)
@@ -79,7 +92,8 @@ def shift_end(reader: Reader) -> Any:
 
 def stand(ctx: Context, t0: Item, business: str) -> Write | None:
     """Where the coordination Task stands; once it was started it stays in progress. Waiting for images goes before."""
-    now = work.item(ctx, t0.reference) or t0
+    pending = ("Task", t0.stored.id) in ctx.changes.writes
+    now = (work.item(ctx, t0.reference) if pending else None) or t0
     if coding.business_status(now.data) == states.AWAITING_IMAGES and business in (
         states.READY_FOR_ASSIGNMENT,
         states.ASSIGNED,
@@ -135,17 +149,32 @@ def given_back(
         kept = work.with_input(fresh.data or {}, "draft", {"reference": drafts[0].reference})
         fresh = work.save(ctx, work.written(ctx, fresh), (fresh.data or {}) | {"input": kept})
     if kind == states.READ:
-        waiting = states.PRELIMINARY if coding.business_status(t0.data) == states.PRELIMINARY else states.READY_FOR_ASSIGNMENT
-        stand(ctx, t0, waiting)
+        stand(ctx, t0, unassigned(t0))
     return fresh
 
 
+def preliminary(t0: Item) -> bool:
+    """Whether a preliminary report is out; its final reading may have begun since."""
+    return work.has_output(t0.data, "preliminary-response")
+
+
+def preliminary_out(ctx: Context, t0: Item) -> bool:
+    """Whether one is out, here or where it was passed on."""
+    return any(preliminary(one) for one in work.chain(ctx, t0))
+
+
+def unassigned(t0: Item) -> str:
+    """Where it stands while it is nobody's."""
+    return states.PRELIMINARY if preliminary(t0) else states.READY_FOR_ASSIGNMENT
+
+
 def resumed(ctx: Context, t0: Item) -> Document:
-    """The clock runs again, where it stood for the attempt that ends."""
-    document = timing.resumed(ctx, t0, t0.data)
-    if document != t0.data:
-        work.follow(ctx, t0, document)
-    return document
+    """The clock runs again, where it stood for the attempt that ends; it is the facility's, also where it was passed on."""
+    top = work.above(ctx, work.item(ctx, t0.reference) or t0)[-1]
+    document = timing.resumed(ctx, top, top.data)
+    if document != top.data:
+        work.follow(ctx, top, document)
+    return (work.item(ctx, t0.reference) or t0).data
 
 
 def stop(ctx: Context, t0: Item, reason: str, business: str = states.CANCELLED) -> Write:
@@ -180,7 +209,7 @@ def judged(ctx: Context, t0: Item, practitioner: str, kind: str, read_type: str 
 
 def asked(ctx: Context, t0: Item, kind: str, read_type: str | None = None) -> Reading:
     """For the rules; what was already read preliminarily is read finally now."""
-    if read_type is None and coding.business_status(t0.data) == states.PRELIMINARY:
+    if read_type is None and preliminary(t0):
         read_type = "final"
     return roster.reading(ctx, t0, kind, read_type)
 

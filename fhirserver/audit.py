@@ -20,6 +20,14 @@ INTERACTION = "http://hl7.org/fhir/restful-interaction"
 CLIENTS = "urn:fhirserver:client"
 # What is no REST interaction: who signed in, what was consented to, what was issued, refused and revoked.
 SECURITY = "security"
+# What leaves for another archive and comes from one, and what such a one is asked: https://dicom.nema.org/medical/dicom/current/output/chtml/part16/sect_CID_400.html
+EXPORT, IMPORT, QUERY = "export", "import", "query"
+_EXCHANGES = {EXPORT: ("110106", "Export"), IMPORT: ("110107", "Import"), QUERY: ("110112", "Query")}
+_OTHER_SIDE = {
+    EXPORT: ("110152", "Destination Role ID"),
+    IMPORT: ("110153", "Source Role ID"),
+    QUERY: ("110153", "Source Role ID"),
+}
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
 _DCM_CODES = {"login": "110122", "logout": "110123"}
 # https://hl7.org/fhir/R4/valueset-type-restful-interaction.html
@@ -32,6 +40,8 @@ _ACTIONS = {
     "transaction": "E",
     "batch": "E",
     SECURITY: "E",
+    IMPORT: "C",
+    QUERY: "E",
 }
 _EMERGENCY = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "BTG"}
 _SUBTYPES = {"search-compartment": "search-type"}
@@ -70,6 +80,10 @@ def event(principal: Principal, line: Line, touched: Iterable[Touched], query: s
             else {"display": "fhirserver"}
         },
     }
+    if line.interaction in _EXCHANGES:
+        code, display = _OTHER_SIDE[line.interaction]
+        role = {"coding": [{"system": _DCM, "code": code, "display": display}]}
+        document["agent"].append({"type": role, "name": line.operation, "requestor": False})
     if line.operation == "break-glass":
         document["purposeOfEvent"] = [{"coding": [_EMERGENCY]}]
     if entities:
@@ -83,6 +97,9 @@ def _kind(line: Line) -> Document:
     if line.interaction == SECURITY:
         coded = [{"system": _DCM, "code": _DCM_CODES[line.operation]}] if line.operation in _DCM_CODES else []
         return {"type": {"system": _DCM, "code": "110114", "display": "User Authentication"}, "subtype": coded + own}
+    if line.interaction in _EXCHANGES:
+        code, display = _EXCHANGES[line.interaction]
+        return {"type": {"system": _DCM, "code": code, "display": display}}
     subtype = _SUBTYPES.get(line.interaction, line.interaction)
     return {
         "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
@@ -100,7 +117,12 @@ def events(line: Line) -> Iterator[tuple[list[str], Document]]:
     for owner in sorted({owner for _, owner, *_ in rows} - {own, ""}):
         yield [f"org/{owner}"], event(line.principal, line, [row for row in rows if row[1] == owner], "")
     for keys in few:
-        yield list(keys), event(line.principal, line, [row for row in line.touched if row[3] == keys], line.query)
+        some = [row for row in line.touched if row[3] == keys]
+        # What was asked may tell what another person is not to know, such as which report they review blind
+        others = [key for key in keys if key.startswith("practitioner/") and key not in line.principal.keys]
+        yield [key for key in keys if key not in others], event(line.principal, line, some, line.query)
+        if others:
+            yield others, event(line.principal, line, some, "")
 
 
 def proofs(line: Line) -> Iterator[tuple[list[str] | None, Document]]:

@@ -16,6 +16,7 @@ from fhirserver.validation import Document
 from fhirserver.versions import Grant, Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
+from fhirserver.workflow.calendars import Calendar
 
 CHARGE = "urn:fhirserver:CodeSystem:charge"
 CHARGE_DETAIL = "urn:fhirserver:StructureDefinition:charge-detail"
@@ -101,7 +102,7 @@ def charges(ctx: Context, opened: Opened, report: Document, kind: str) -> list[W
             "status": "billable",
             "code": coding.concept(CHARGE, f"read-{kind}"),
             "subject": report["subject"],
-            "occurrenceDateTime": work.timestamp(ctx.now),
+            "occurrenceDateTime": _locally(ctx, t0),
             "performer": [{"actor": report["resultsInterpreter"][0]}],
             "performingOrganization": {"reference": f"Organization/{performing}"},
             "requestingOrganization": {"reference": f"Organization/{t0.stored.owner}"},
@@ -122,10 +123,18 @@ def charges(ctx: Context, opened: Opened, report: Document, kind: str) -> list[W
     return found
 
 
+def _calendar(ctx: Context, t0: Item) -> Calendar:
+    return agreements.between(ctx, work.facility_of(t0), work.organization(t0.data["owner"])).terms.calendar
+
+
+def _locally(ctx: Context, t0: Item) -> str:
+    """Now on the wall clock of the agreement, by which the months of a bill are told."""
+    return work.timestamp(_calendar(ctx, t0).local(ctx.now))
+
+
 def _band(ctx: Context, t0: Item) -> str:
     """day, night, weekend or holiday, by the facility's own clock and calendar."""
-    terms = agreements.between(ctx, work.facility_of(t0), work.organization(t0.data["owner"])).terms
-    return terms.calendar.band(ctx.now)
+    return _calendar(ctx, t0).band(ctx.now)
 
 
 # ---------------------------------------------------------------- figures

@@ -12,6 +12,24 @@ from fhirserver.messages import Context
 from fhirserver.validation import Document
 from fhirserver.work import Item
 
+# Who may be told, or asked: of what a Communication.recipient may be those that people stand behind
+REACHABLE = ("Practitioner", "PractitionerRole", "Organization", "CareTeam", "HealthcareService", "RelatedPerson")
+# To whom a Communication, and to whom a Task, may be addressed
+_TOLD = frozenset(
+    {
+        "CareTeam",
+        "Device",
+        "HealthcareService",
+        "Group",
+        "Organization",
+        "Patient",
+        "Practitioner",
+        "PractitionerRole",
+        "RelatedPerson",
+    }
+)
+OF_TASKS = _TOLD - {"CareTeam", "Device", "HealthcareService"}
+
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
@@ -21,9 +39,11 @@ class Recipient:
     name: str
     phone: str | None
 
-    def document(self) -> Document:
+    def document(self, kinds: frozenset[str] = _TOLD) -> Document:
+        """By reference where what is told may refer to such; a ward, which is a Location, by its name and number."""
         shown = f"{self.name}, {self.phone}" if self.phone else self.name
-        return ({"reference": self.reference} if self.reference else {}) | {"display": shown}
+        named = self.reference if self.reference and self.reference.split("/")[0] in kinds else None
+        return ({"reference": named} if named else {}) | {"display": shown}
 
 
 def ladder(ctx: Context, order: Item, fulfiller: str) -> list[Recipient]:

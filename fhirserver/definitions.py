@@ -91,7 +91,8 @@ class ResourceType:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """An operation's parameter, in or out; ``as_sent``: a resource that the operation itself checks; of ``parts`` the type is empty.
+    """An operation's parameter, in or out; ``as_sent``: a resource that the operation itself checks; of ``parts`` the type is
+    empty; ``targets``: the types that a Reference may be to, none: any.
 
     https://hl7.org/fhir/R4/operationdefinition.html
     """
@@ -103,6 +104,7 @@ class Parameter:
     documentation: str = ""
     as_sent: bool = False
     parts: tuple[Parameter, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,7 +325,9 @@ def _operate(ctx: Context, request: Request, call: Call) -> Reply:
 
 def _references(ctx: Context, operation: Operation, inputs: dict[str, Any]) -> None:
     """What a caller names is what the caller can see; a hidden resource is answered like a missing one."""
-    named = [name for name in inputs if any(p.name == name and p.type == "Reference" for p in operation.inputs)]
+    declared = {p.name: p for p in operation.inputs if p.type == "Reference"}
+    named = [name for name in inputs if name in declared]
+    parameters.targeted([declared[name] for name in named], inputs, ctx.base)
     access.resolvable(ctx, [("Parameters", {name: inputs[name]}) for name in named])
     inputs |= {name: relative(inputs[name], ctx.base) for name in named}
 

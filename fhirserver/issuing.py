@@ -64,13 +64,14 @@ def _lines(text: str) -> str:
 
 
 def document(
-    ctx: Context, report: Document, said: Document, orders: Iterable[Item], readers: Iterable[str], notes: Iterable[tuple[str, str]] = ()
+    ctx: Context, report: Document, said: Document, orders: Iterable[Item], readers: Iterable[str], notes: Iterable[tuple[str, str]] = (), by: Document | None = None
 ) -> tuple[Write, Write]:  # fmt: skip
-    """(document Bundle, DocumentReference) of this version, sealed; the former one is superseded. ``readers``: organisations."""
+    """(document Bundle, DocumentReference) of this version, sealed; the former one is superseded. ``readers``: organisations;
+    ``by``: who signs it, where that is not who interpreted it first."""
     orders = list(orders)
     number, former = _former(ctx, report, orders)
     owner = work.organization(report["performer"][0]) or ctx.principal.organization
-    bundle = work.make(ctx, _bundle(ctx, report, said, orders, notes, number), owner)
+    bundle = work.make(ctx, _bundle(ctx, report, said, orders, notes, number, by), owner)
     listed = work.make(ctx, _listed(ctx, report, bundle, number, former), owner)
     if former is not None:
         work.save(ctx, former, former.data | {"status": "superseded"}, sealed=True)
@@ -104,10 +105,10 @@ def _versioned(report: Document, number: int) -> Document:
 
 
 def _bundle(
-    ctx: Context, report: Document, said: Document, orders: list[Item], notes: Iterable[tuple[str, str]], number: int
+    ctx: Context, report: Document, said: Document, orders: list[Item], notes: Iterable[tuple[str, str]], number: int, by: Document | None
 ) -> Document:  # fmt: skip
     author = [*report.get("resultsInterpreter", ()), *report["performer"]]
-    signed = {"time": work.timestamp(ctx.now), "party": author[0]}
+    signed = {"time": work.timestamp(ctx.now), "party": by or author[0]}
     composition = {
         "resourceType": "Composition",
         "id": ctx.new_id(),
@@ -182,7 +183,7 @@ def _listed(ctx: Context, report: Document, bundle: Write, number: int, replaces
         "category": [{"coding": [{"system": coding.LOINC, "code": "85430-7"}]}],
         "subject": report["subject"],
         "date": instant(ctx.now),
-        "author": report.get("resultsInterpreter", [])[:1],
+        "author": report.get("resultsInterpreter", []),
         "custodian": report["performer"][0],
         **related,
         "content": [{"attachment": attachment}],

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fhirserver.logs import REQUESTS
 from fhirserver.metrics import REQUESTS as COUNTED
 
-AREAS = ("fhir", "dicomweb", "auth")
+AREAS = ("fhir", "dicomweb", "auth", "viewer")
 TOLD = "fhirserver.told"  # in the scope: what the edges say of a request, for its line in the log
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ID = re.compile(rb"[A-Za-z0-9.\-]{1,64}")

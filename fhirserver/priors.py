@@ -17,6 +17,7 @@ from fhirserver.search.reference import relative
 from fhirserver.validation import Document, loads
 from fhirserver.versions import EVERYTHING, Stored
 from fhirserver.work import Item
+from fhirserver.workflow import coding, states
 
 _YEAR = 365 * 86_400_000
 
@@ -31,20 +32,37 @@ class Prior:
 
 
 def ranked(
-    ctx: Context, patients: Iterable[tuple[str, str]], wanted: tuple[set[str], set[str]], without: set[str], since: int = 0
-) -> list[Prior]:  # fmt: skip
-    """Of these (patient, facility): the same region before the same modality before the more recent. ``wanted`` are
-    modalities and regions; ``without`` are the studies that are to be read now."""
-    found = []
+    ctx: Context,
+    patients: Iterable[tuple[str, str]],
+    released: Iterable[Item],
+    wanted: tuple[set[str], set[str]],
+    without: set[str],
+    since: int = 0,
+) -> list[Prior]:
+    """Of these (patient, facility), and what was ``released``: the same region before the same modality before the more
+    recent. ``wanted`` are modalities and regions; ``without`` are the studies that are to be read now."""
+    rows = list(released)
+    reports = [one for one in rows if one.stored.type == "DiagnosticReport"]
+    studies = {one.reference: one for one in rows if one.stored.type == "ImagingStudy"}
     for patient, facility in patients:
-        reports = work.items(ctx, _makers(ctx, facility), "DiagnosticReport", ("subject", patient))
-        published = [r for r in reports if r.status in ("final", "amended", "corrected", "appended")]
-        for study in work.items(ctx, (facility,), "ImagingStudy", ("subject", patient), ("status", "available")):
-            if study.reference in without or _when(study) < since:
-                continue
-            about = tuple(r for r in published if study.reference in _studies(r))
+        reports += work.items(ctx, _makers(ctx, facility), "DiagnosticReport", ("subject", patient))
+        of_patient = work.items(ctx, (facility,), "ImagingStudy", ("subject", patient), ("status", "available"))
+        studies |= {study.reference: study for study in of_patient}
+    published = {r.reference: r for r in reports if r.status in states.PUBLISHED}
+    found = []
+    for study in studies.values():
+        if study.reference not in without and _when(study) >= since:
+            about = tuple(r for r in published.values() if study.reference in _studies(r))
             found.append(Prior(study, about, _score(ctx, study, wanted)))
     return sorted(found, key=lambda one: (-one.score, -_when(one.study), one.study.stored.id))
+
+
+def released(ctx: Context, order: Item) -> list[Item]:
+    """What other facilities released for this order, when they were asked."""
+    asked = (("focus", order.reference), ("code", f"{coding.TASK_TYPE}|fetch-priors"), ("status", "completed"))
+    tasks = work.items(ctx, (order.stored.owner,), "Task", *asked)
+    rows = (row.get("valueReference", {}).get("reference", "") for task in tasks for row in task.data.get("output", ()))
+    return [one for one in (work.item(ctx, reference) for reference in rows) if one is not None]
 
 
 def _makers(ctx: Context, facility: str) -> tuple[str, ...]:

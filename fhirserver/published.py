@@ -128,4 +128,5 @@ def _parameter(param: Parameter, use: str) -> dict[str, Any]:
         row["documentation"] = param.documentation
     if param.parts:
         return row | {"part": [_parameter(part, use) for part in param.parts]}
-    return row | {"type": param.type}
+    profiles = [f"http://hl7.org/fhir/StructureDefinition/{target}" for target in param.targets]
+    return row | {"type": param.type} | ({"targetProfile": profiles} if profiles else {})

@@ -112,16 +112,40 @@ def scrubbed(ctx: Context, report: Item) -> str:
     words = set()
     people = [
         report.data["subject"].get("reference", ""), author(ctx, report) or "", f"Organization/{report.stored.owner}",
-        *(order for order in work.based_on(report.data)),
+        *work.based_on(report.data), *(f"Organization/{facility}" for facility in _facilities(ctx, report)),
     ]  # fmt: skip
     for reference in people:
         found = work.item(ctx, reference)
         if found is not None:
             words |= set(_identifying(ctx, found))
     for word in sorted(words, key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(word)}\w{{0,4}}(?!\w)", _REMOVED, text, flags=re.IGNORECASE)
-    text = re.sub(r"\b\d{1,4}[-./]\d{1,2}[-./]\d{1,4}\b", _REMOVED, text)
-    return re.sub(r"\b\d{6,}\b", _REMOVED, text)
+        text = re.sub(rf"(?<!\w){_stem(word)}\w{{0,4}}(?!\w)", _REMOVED, text, flags=re.IGNORECASE)
+    for pattern in (_UID, _DATE, _WRITTEN_DATE, _NUMBER):
+        text = pattern.sub(_REMOVED, text)
+    return text
+
+
+def _stem(word: str) -> str:
+    """As it is declined: Kowalska, Kowalskiej."""
+    return re.escape(word[:-1] if len(word) > 5 and word[-1].casefold() in "aeioy" else word)
+
+
+_UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+_DATE = re.compile(r"\b\d{1,4}[-./]\d{1,2}[-./]\d{1,4}\b")
+_MONTHS = (
+    "jan(?:uary)? feb(?:ruary)? mar(?:ch)? apr(?:il)? june? july? aug(?:ust)? sept?(?:ember)? oct(?:ober)? nov(?:ember)? dec(?:ember)? "
+    "stycz(?:eń|nia) lut(?:y|ego) mar(?:zec|ca) kwie(?:cień|tnia) maja? czerw(?:iec|ca) lip(?:iec|ca) sierp(?:ień|nia) "
+    "wrze(?:sień|śnia) październik(?:a)? listopada? grud(?:zień|nia)"
+).replace(" ", "|")
+_DAY, _YEAR = r"\d{1,2}(?:st|nd|rd|th|\.)?", r",? \d{4}"
+_WRITTEN_DATE = re.compile(  # "2 may be" is no date
+    rf"\b(?:{_DAY} (?:{_MONTHS})\b(?:{_YEAR})?|{_DAY} may{_YEAR}|(?:{_MONTHS}|may)(?: {_DAY})?{_YEAR})\b", re.IGNORECASE
+)
+_NUMBER = re.compile(r"\+?\d{2,}(?:[ -]\d{2,}){2,}|\d{6,}")  # of a telephone, a person, an order
+
+
+def _facilities(ctx: Context, report: Item) -> Iterable[str]:
+    return dict.fromkeys(one.stored.owner for ref in work.based_on(report.data) if (one := work.item(ctx, ref)))
 
 
 def _text(ctx: Context, report: Item) -> str:
@@ -146,7 +170,7 @@ def _identifying(ctx: Context, found: Item) -> Iterable[str]:
         parts = [name.get("family"), name.get("text"), *name.get("given", ())]
         for part in parts:
             yield from _long(part)
-            yield from (word for piece in (part or "").split() for word in _long(piece))
+            yield from (word for piece in re.split(r"[\s-]+", part or "") for word in _long(piece))
     yield from _long(data.get("birthDate"))
     requester = data.get("requester", {})
     yield from _long(requester.get("display"))
@@ -190,6 +214,7 @@ def discrepancy(
     task = made(ctx, "discrepancy-review", owner, keys, organization, **members)
     if ctx.principal.organization != organization:
         task.grants.append(Grant(work.based_on(report.data)[0], f"org/{ctx.principal.organization}").document())
+    _figure(ctx, report, "discrepancy", category=severity)
     return task
 
 
@@ -209,13 +234,24 @@ def feedback(ctx: Context, report: Item, outputs: list[Document], actions: Itera
     if person is None:
         return
     owner, keys = report.data["resultsInterpreter"][0], [*office(organization), personal(organization, person)]
-    made(ctx, "feedback", owner, keys, organization, focus={"reference": report.reference}, input=outputs)
+    about: Document = {"focus": {"reference": report.reference}}
+    told = [made(ctx, "feedback", owner, keys, organization, **about, input=outputs)]
     for action in actions:
-        asked = {"focus": {"reference": report.reference}, "input": [work.entry("category", action)]}
-        made(ctx, "feedback", owner, keys, organization, intent="proposal", **asked)
+        asked = [work.entry("category", action)]
+        told.append(made(ctx, "feedback", owner, keys, organization, intent="proposal", **about, input=asked))
+    for one in told:
+        one.witnesses = tuple(office(organization))  # its Provenance and AuditEvents name the reviewer
 
 
 def counted(ctx: Context, report: Item, score: str) -> None:
+    _figure(ctx, report, "review", category=score, met=score not in ARBITRATED)
+
+
+def _figure(ctx: Context, report: Item, kind: str, **members: Any) -> None:
+    """Of the order that it answers: its facility, urgency, and modality."""
     order = work.item(ctx, work.based_on(report.data)[0]) if report.data.get("basedOn") else None
-    facility = order.stored.owner if order else report.stored.owner
-    closing.figure(ctx, "review", report.data, facility, category=score, met=score not in ARBITRATED, took={})
+    facility, priority = (
+        (order.stored.owner, order.data.get("priority", "routine")) if order else (report.stored.owner, "routine")
+    )
+    modality = next(iter(_modalities(ctx, report)), None)
+    closing.figure(ctx, kind, report.data, facility, priority=priority, modality=modality, took={}, **members)

@@ -49,6 +49,11 @@ class Opened:
     def facility(self) -> str:
         return work.facility_of(self.t0)
 
+    @property
+    def document(self) -> Document:
+        """The report as its present reader's: what was preliminary may have been another's."""
+        return self.report.data | {"resultsInterpreter": [self.attempt.data["owner"]]}
+
 
 def opened(ctx: Context, report: Item, caller: str, read_type: str) -> Opened:
     """I3: a report is issued by the owner of the attempt that is in progress, who may do this read at this moment (I2).
@@ -104,10 +109,11 @@ def seen(ctx: Context, row: Answered) -> None:
     if clinical_change(before, order.data):
         raise Conflict("The facility changed the order since the reading was started; look at it, and renew with $claim.")
     then = {one["reference"] for one in work.inputs(row.attempt.data, "study")}
-    now = {f"{s.reference}/_history/{s.stored.version}" for s in work.answering(ctx, order)}
-    if now != then:
+    studies = work.answering(ctx, order)
+    if {f"{s.reference}/_history/{s.stored.version}" for s in studies} != then:
         raise Conflict("Images arrived since the reading was started; look at them, and renew with $claim.")
-    ctx.changes.guard(order.stored)
+    for read in (order, *studies):  # nor in the moment in which it is signed
+        ctx.changes.guard(read.stored)
 
 
 def clinical_change(before: Document, after: Document) -> set[str]:
@@ -147,12 +153,12 @@ def fulfils(ctx: Context, report: Opened, said: Document) -> None:
     """Errors: 422 with each item of the contract that is not met, by its FHIRPath."""
     wanted = template(ctx, report.attempt, report.t0)
     language = next(iter(work.inputs(report.t0.data, "report-language")), None)
-    wrong = contract.failures(wanted, said, language, priors=any(_has_priors(ctx, row.order) for row in report.answered))
+    wrong = contract.failures(wanted, said, language, priors=any(has_priors(ctx, row.order) for row in report.answered))
     if wrong:
         raise BusinessRule("The report does not give what the facility asked for.", issues=wrong)
 
 
-def _has_priors(ctx: Context, order: Item) -> bool:
+def has_priors(ctx: Context, order: Item) -> bool:
     """What the facility gave to compare with, or has of the same modality from before."""
     named = (reference.get("reference", "").split("/")[0] for reference in order.data.get("supportingInfo", ()))
     if any(type_ in ("ImagingStudy", "DiagnosticReport") for type_ in named):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fhirserver import attempts, closing, issuing, reporting, roster, telling, work
+from fhirserver import alerts, attempts, closing, issuing, reporting, roster, telling, work
 from fhirserver.errors import Conflict, Forbidden
 from fhirserver.messages import Context
 from fhirserver.validation import Document
@@ -69,28 +69,32 @@ def _responses(ctx: Context, t0: Item, report: Item) -> list[Item]:
     return sorted(rows, key=lambda row: row.data["authored"])
 
 
-def permitted(ctx: Context, found: Signed) -> str:
-    """The signing reader, or a deputy: who may read it finally now. Errors: 403."""
+def permitted(ctx: Context, found: Signed) -> Document:
+    """The signing reader, or a deputy: who may read it finally now; as what they sign. Errors: 403."""
     caller = roster.require_reader(ctx, trainee=False)
     if found.report.stored.owner != ctx.principal.organization:
         raise Forbidden("A report is changed by the organisation that made it.")
-    signer = roster.practitioner_of(ctx, found.report.data.get("resultsInterpreter", [{}])[0])
-    if signer != caller:
-        _, verdict = attempts.judged(ctx, found.tasks[0], caller, states.READ, "final")
-        if not verdict.eligible:
-            raise roster.not_eligible(verdict.failed)
-    return caller
+    signer: Document = found.report.data.get("resultsInterpreter", [{}])[0]
+    if roster.practitioner_of(ctx, signer) == caller:
+        return signer
+    _, verdict = attempts.judged(ctx, found.tasks[0], caller, states.READ, "final")
+    if not verdict.eligible or verdict.role is None:
+        raise roster.not_eligible(verdict.failed)
+    return {"reference": verdict.role}
 
 
 def published(
-    ctx: Context, found: Signed, said: Document, status: str, notes: Iterable[tuple[str, str]], text: str
+    ctx: Context, found: Signed, said: Document, status: str, notes: Iterable[tuple[str, str]], text: str, by: Document
 ) -> tuple[Write, Write, Write]:  # fmt: skip
-    """(report, document, what all who had the former version are told): a new version, the former document superseded."""
-    notes = list(notes)
-    again = issuing.told(ctx, found.report.data, said, status, notes)
+    """(report, document, what all who had the former version are told): a new version, the former document superseded. A deputy
+    is named beside who signed it first; the findings that were told stay in it."""
+    notes = [*((issuing.COMMUNICATION, text) for _, text in alerts.told_of(ctx, found.report)), *notes]
+    readers_ = found.report.data.get("resultsInterpreter", [])
+    named = found.report.data | {"resultsInterpreter": readers_ if by in readers_ else [*readers_, by]}
+    again = issuing.told(ctx, named, said, status, notes)
     report = work.save(ctx, found.report, again)
     readers = reporting.recipients(ctx, found.tasks)
-    document, _ = issuing.document(ctx, again, said, found.orders, readers, notes)
+    document, _ = issuing.document(ctx, again, said, found.orders, readers, notes, by)
     told = inform(ctx, found, text)
     for task in found.tasks:
         for one in work.above(ctx, task):

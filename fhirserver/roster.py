@@ -5,17 +5,19 @@ Of many readers the facts come in a few queries: privileges, people, what they h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import lru_cache
+
+from msgspec import structs
 
 from fhirserver import agreements, work
 from fhirserver.errors import BusinessRule, Forbidden
 from fhirserver.messages import Context
 from fhirserver.moments import milliseconds, span
 from fhirserver.search.query import plain
-from fhirserver.search.reference import relative
-from fhirserver.validation import Document, loads
+from fhirserver.validation import Document, kept
 from fhirserver.versions import Stored, owned_by
 from fhirserver.work import Item
 from fhirserver.workflow import coding, eligibility, states
@@ -24,6 +26,7 @@ from fhirserver.workflow.policy import Policy
 
 _MOST, _SLOTS = 2000, 5000
 _DAY = 86_400_000
+_REMEMBERED = 0.9  # seconds
 
 
 # ---------------------------------------------------------------- callers
@@ -122,17 +125,32 @@ def trusted(t0: Item) -> tuple[str, ...]:
 
 
 def reader(ctx: Context, practitioner: str, t0: Item) -> Reader | None:
-    """One reader's facts; None for who is not known here."""
+    """One reader's facts, those that rules ask about and not those that rank; None for who is not known here."""
     owners = trusted(t0)
     roles = _roles(ctx, owners, ("practitioner", practitioner))
-    return next(iter(_facts(ctx, owners, {practitioner: roles}, _prior(ctx, t0))), None)
+    return next(iter(_facts(ctx, owners, {practitioner: roles}, ranked=False)), None)
 
 
 def known(ctx: Context, practitioner: str, centre: str, facility: str) -> Reader | None:
     """A reader's facts where no reading is asked about."""
-    owners = tuple(dict.fromkeys((centre, facility)))
+    return known_at(ctx, practitioner, centre, (facility,)).get(facility)
+
+
+def known_at(ctx: Context, practitioner: str, centre: str, facilities: Iterable[str]) -> dict[str, Reader]:
+    """The same for some facilities, in a few queries for all: what each of them and the centre say of the reader."""
+    wanted = list(dict.fromkeys(facilities))
+    owners = tuple(dict.fromkeys((centre, *wanted)))
     roles = _roles(ctx, owners, ("practitioner", practitioner))
-    return next(iter(_facts(ctx, owners, {practitioner: roles}, set())), None)
+    found = next(iter(_facts(ctx, owners, {practitioner: roles}, ranked=False)), None)
+    if found is None:
+        return {}
+    [person] = ctx.store.fetch("Practitioner", [practitioner.removeprefix("Practitioner/")], owned_by(*owners))
+    at = {}
+    for facility in wanted:
+        if person.owner in (centre, facility):
+            mine = {row.reference for row in roles if row.owner in (centre, facility)}
+            at[facility] = structs.replace(found, privileges=tuple(p for p in found.privileges if p.role in mine))
+    return at
 
 
 def all_at(ctx: Context, centre: str, facility: str) -> list[Reader]:
@@ -141,16 +159,53 @@ def all_at(ctx: Context, centre: str, facility: str) -> list[Reader]:
     for row in _roles(ctx, (centre, facility), ("organization", f"Organization/{facility}")):
         if person := _person_of(row.json, ctx.base):
             found.setdefault(person, []).append(row)
-    return _facts(ctx, (centre, facility), found, set())
+    return _facts(ctx, (centre, facility), found)
 
 
-def readers(ctx: Context, t0: Item) -> list[Reader]:
+def readers(ctx: Context, t0: Item, desk: Desk | None = None) -> list[Reader]:
     """All with a privilege at the facility, lapsed ones too."""
-    found: dict[str, list[Stored]] = {}
-    for row in _roles(ctx, trusted(t0), ("organization", f"Organization/{work.facility_of(t0)}")):
-        if person := _person_of(row.json, ctx.base):
-            found.setdefault(person, []).append(row)
-    return _facts(ctx, trusted(t0), found, _prior(ctx, t0))
+    owners, facility = trusted(t0), work.facility_of(t0)
+    rows = desk.at(owners) if desk else None
+    if rows is None:
+        found: dict[str, list[Stored]] = {}
+        for row in _roles(ctx, owners, ("organization", f"Organization/{facility}")):
+            if person := _person_of(row.json, ctx.base):
+                found.setdefault(person, []).append(row)
+        rows = _facts(ctx, owners, found)
+        if desk:
+            desk.keep(owners, rows)
+    prior = _prior(ctx, t0)
+    if not prior:
+        return rows
+    return [structs.replace(r, prior=True) if any(p.role in prior for p in r.privileges) else r for r in rows]
+
+
+class Desk:
+    """Within one batch of assignments: the facts of each facility's readers, for less than a second, with what the batch itself
+    has given since."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], tuple[float, list[Reader]]] = {}
+
+    def at(self, owners: tuple[str, ...]) -> list[Reader] | None:
+        until, rows = self._known.get(owners, (0.0, None))
+        return rows if until > time.monotonic() else None
+
+    def keep(self, owners: tuple[str, ...], rows: list[Reader]) -> None:
+        self._known[owners] = time.monotonic() + _REMEMBERED, rows
+
+    def gave(self, reader: str, priority: str, facility: str) -> None:
+        for _, rows in self._known.values():
+            for number, row in enumerate(rows):
+                if row.reference == reader:
+                    load = row.load
+                    more = Load(
+                        load.now + 1,
+                        load.stat + (priority == "stat"),
+                        load.shift,
+                        tuple(sorted({*load.covers, f"{priority}|{facility}"})),
+                    )
+                    rows[number] = structs.replace(row, load=more)
 
 
 def verdict(
@@ -183,41 +238,39 @@ def _roles(ctx: Context, owners: tuple[str, ...], pair: tuple[str, str]) -> list
 
 @lru_cache(20_000)
 def _person_of(text: str, base: str) -> str | None:
-    found = relative(loads(text), base).get("practitioner", {}).get("reference")
+    found = work.content(text, base).get("practitioner", {}).get("reference")
     return str(found) if found else None
 
 
 @lru_cache(20_000)
 def _privilege(reference: str, text: str, base: str) -> Privilege:
-    return eligibility.privilege(reference, relative(loads(text), base))
+    return eligibility.privilege(reference, work.content(text, base))
 
 
 @lru_cache(20_000)
 def _person(reference: str, text: str) -> Reader:
-    data = loads(text)
+    data = kept(text)
     return Reader(reference, data.get("active", True), eligibility.licences(data), (), eligibility.languages(data))
 
 
-def _facts(ctx: Context, owners: tuple[str, ...], found: dict[str, list[Stored]], prior: set[str]) -> list[Reader]:
-    """``found`` are Practitioners and their roles; in a few queries for all of them."""
+def _facts(ctx: Context, owners: tuple[str, ...], found: dict[str, list[Stored]], *, ranked: bool = True) -> list[Reader]:
+    """``found`` are Practitioners and their roles; in a few queries for all of them. ``ranked``: with what they did today."""
     people = ctx.store.fetch("Practitioner", [p.removeprefix("Practitioner/") for p in found], owned_by(*owners))
-    roles = [row.reference for person in people for row in found[person.reference]]
-    loads_ = _loads(ctx, owners, roles)
+    loads = _loads(ctx, [person.reference for person in people], ranked=ranked)
     shifts = _shifts(ctx, owners[0])
     made = []
     for person in people:
-        rows, known = found[person.reference], _person(person.reference, person.json)
-        mine = [row.reference for row in rows]
+        rows, facts = found[person.reference], _person(person.reference, person.json)
+        privileges = tuple(_privilege(row.reference, row.json, ctx.base) for row in rows)
         made.append(
             Reader(
-                known.reference,
-                known.active,
-                known.licences,
-                tuple(_privilege(row.reference, row.json, ctx.base) for row in rows),
-                known.languages,
-                _shift(shifts, [*mine, person.reference]),
-                _load(loads_, mine),
-                not prior.isdisjoint(mine),
+                facts.reference,
+                facts.active,
+                facts.licences,
+                privileges,
+                facts.languages,
+                _shift(shifts, [*(p.role for p in privileges), person.reference]),
+                loads.get(person.reference, _IDLE),
             )
         )
     return made
@@ -225,30 +278,30 @@ def _facts(ctx: Context, owners: tuple[str, ...], found: dict[str, list[Stored]]
 
 # ---------------------------------------------------------------- what they have open
 
-Counts = tuple[dict[str, list[tuple[str, str, int]]], dict[str, int]]
+_IDLE = Load()
 
 
-def _loads(ctx: Context, owners: tuple[str, ...], roles: list[str]) -> Counts:
-    """role -> (urgency, facility, how many) that are open; role -> how many were finished within the day."""
-    if not roles:
-        return {}, {}
+def _loads(ctx: Context, people: list[str], *, ranked: bool) -> dict[str, Load]:
+    """What each person has open, for whichever facility; and how many they finished within the day."""
+    if not people:
+        return {}
     open_: dict[str, list[tuple[str, str, int]]] = {}
-    counted = ctx.store.tally("Task", (f"~load={role}" for role in roles), "~load.of=", {"owner": {"$in": list(owners)}})
-    for tag, number in counted.items():
-        role, priority, facility = tag.removeprefix("~load.of=").split("|")
-        open_.setdefault(role, []).append((priority, facility.removeprefix("Organization/"), number))
-    today = {"ts": {"$gte": milliseconds(ctx.now) - _DAY}, "t": "status=completed", "owner": {"$in": list(owners)}}
-    done = ctx.store.tally("Task", (f"owner={role}" for role in roles), "owner=", today)
-    return open_, {tag.removeprefix("owner="): number for tag, number in done.items()}
+    for tag, number in ctx.store.tally("Task", (f"~load={one}" for one in people), "~load.of=").items():
+        person, priority, facility = tag.removeprefix("~load.of=").split("|")
+        open_.setdefault(person, []).append((priority, facility.removeprefix("Organization/"), number))
+    today = {"ts": {"$gte": milliseconds(ctx.now) - _DAY}}
+    done = ctx.store.tally("Task", (f"~done={one}" for one in people), "~done=", today) if ranked else {}
+    return {
+        one: _load(open_.get(one, []), done.get(f"~done={one}", 0))
+        for one in {*open_, *(d.removeprefix("~done=") for d in done)}
+    }
 
 
-def _load(counts: Counts, roles: list[str]) -> Load:
-    open_, done = counts
-    rows = [row for role in roles for row in open_.get(role, ())]
+def _load(rows: list[tuple[str, str, int]], done: int) -> Load:
     return Load(
         sum(number for *_, number in rows),
         sum(number for priority, _, number in rows if priority == "stat"),
-        sum(done.get(role, 0) for role in roles),
+        done,
         tuple(sorted({f"{priority}|{facility}" for priority, facility, _ in rows})),
     )
 
@@ -260,7 +313,7 @@ def _prior(ctx: Context, t0: Item) -> set[str]:
         return set()
     asked = plain(ctx.store.types["DiagnosticReport"], ("subject", patient))
     rows = ctx.store.search(asked, owned_by(work.organization(t0.data.get("owner"))), 50)
-    return {one.get("reference", "") for row in rows for one in loads(row.json).get("resultsInterpreter", ())}
+    return {one.get("reference", "") for row in rows for one in kept(row.json).get("resultsInterpreter", ())}
 
 
 # ---------------------------------------------------------------- who is on duty
@@ -271,14 +324,12 @@ def _shifts(ctx: Context, fulfiller: str) -> dict[str, Shift] | None:
     schedules = ctx.store.search(plain(ctx.store.types["Schedule"]), owned_by(fulfiller), _MOST)
     if not schedules:
         return None
-    actors = {
-        row.reference: [a["reference"] for a in loads(row.json).get("actor", ()) if "reference" in a] for row in schedules
-    }
+    actors = {row.reference: [a["reference"] for a in kept(row.json).get("actor", ()) if "reference" in a] for row in schedules}
     now = milliseconds(ctx.now)
     asked = plain(ctx.store.types["Slot"], ("start", f"ge{_day(ctx, -2)}"), ("start", f"lt{_day(ctx, 14)}"))
     found: dict[str, Shift] = {}
     for row in ctx.store.search(asked, owned_by(fulfiller), _SLOTS):
-        slot = loads(row.json)
+        slot = kept(row.json)
         for actor in actors.get(slot["schedule"].get("reference", ""), ()):
             found[actor] = _with(found.get(actor, Shift()), row.reference, slot, now)
     return found

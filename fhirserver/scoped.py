@@ -5,6 +5,7 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from auth.scopes import Scope
@@ -51,6 +52,11 @@ def parts(
 
 
 def _part(scope: Scope, patient: str | None, type_: ResourceType, letters: frozenset[str]) -> Part | None:
+    named = {value for name, value in scope.query if name == "_id"}
+    if named:  # a principal that was confined to some records
+        rest = replace(scope, query=tuple(pair for pair in scope.query if pair[0] != "_id"))
+        part = _part(rest, patient, type_, letters)
+        return replace(part, id=next(iter(named))) if part and len({*named, part.id} - {None}) == 1 else None
     tags = query_tags(scope, type_)
     if tags is None or (scope.level == "patient" and patient is None):
         return None

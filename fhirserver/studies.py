@@ -25,6 +25,8 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     known: Document = work.opened(ctx, current).data if current and not current.deleted else {}
     if known.get("status") in ("cancelled", "entered-in-error"):
         return Reply(200)  # people took it out of the record; the bytes stay
+    if coding.pulled(known):
+        return _earlier(ctx, study, current, known, complete)
     found = _matched(ctx, study)
     id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
     before = known.get("subject", {}).get("reference")
@@ -41,6 +43,27 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
         follow_order(ctx, study.owner, order, id_, resource.data)
     _looked_at(ctx, study, id_, patient, found, resource.data, known)
     return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,), ()),))
+
+
+def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document, complete: bool) -> Reply:
+    """A study that was fetched to compare with: its patient is known. Its accession number is another archive's, unless the
+    archive is the facility's own."""
+    patient = known["subject"]["reference"]
+    status = "available" if complete else known["status"]
+    if f"Organization/{study.owner}" in coding.sources(known):
+        found = _matched(ctx, study)
+        orders = list(dict.fromkeys([*work.based_on(known), *(found.orders if found.patient == patient else ())]))
+        told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
+    else:
+        orders = work.based_on(known)
+        told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
+        told["identifier"] = told["identifier"][:1]
+    resource = built(known | told)
+    if current is not None and not unchanged(resource, current):
+        put(ctx, ctx.store.types["ImagingStudy"], resource, current.id, current, "PUT")
+    for order in orders:
+        follow_order(ctx, study.owner, order, known["id"], resource.data)
+    return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 
 def _looked_at(
@@ -64,10 +87,13 @@ def _endpoint(ctx: Context, facility: str) -> str:
     """Where a facility's images are had: its own Endpoint, made when its first study arrives, and again when the server moves."""
     id_ = ctx.derived_id("Endpoint", facility, "dicomweb")
     stored = ctx.store.get("Endpoint", id_, owned_by(facility))
+    told: Document = loads(stored.json) if stored and not stored.deleted else {}
+    extension = [{"url": coding.REQUIRES_TOKEN, "valueBoolean": True}]
     address = f"{ctx.base.removesuffix('/fhir')}/dicomweb"
-    if stored is None or stored.deleted or loads(stored.json).get("address") != address:
+    if (told.get("address"), told.get("extension")) != (address, extension):
         document: Document = {
             "resourceType": "Endpoint",
+            "extension": extension,
             "status": "active",
             "connectionType": {"system": coding.CONNECTION_TYPE, "code": "dicom-wado-rs"},
             "managingOrganization": {"reference": f"Organization/{facility}"},
@@ -208,12 +234,21 @@ def _worked_on(ctx: Context, order: Item, t0: Item, study_id: str, study: Docume
     there = [one for one in work.answering(ctx, order) if one.stored.id != study_id]
     found = work.modalities(there) | {m["code"] for m in study.get("modality", ()) if "code" in m}
     document = t0.data | {"input": work.with_input(t0.data, "modality", *sorted(found))}
-    if study["status"] == "available" and coding.business_status(t0.data) == states.AWAITING_IMAGES:
-        taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
-        business = states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT
-        document |= {"businessStatus": coding.told(t0.data.get("businessStatus"), business)}
-        fulfiller = work.organization(t0.data["owner"]) or ""
+    if study["status"] == "available":
+        document = _ready(ctx, t0, document)
         if not work.inputs(t0.data, "clock-start"):
+            fulfiller = work.organization(t0.data["owner"]) or ""
             document = timing.started(ctx, document, order.stored.owner, fulfiller, ctx.now, timing.end_of(t0.data))
     if document != t0.data:
         work.follow(ctx, t0, document)
+    for passed_on in work.chain(ctx, t0)[1:] if study["status"] == "available" else ():
+        work.save(ctx, passed_on, _ready(ctx, passed_on, passed_on.data))
+
+
+def _ready(ctx: Context, t0: Item, document: Document) -> Document:
+    """What it waited for is there."""
+    if coding.business_status(t0.data) != states.AWAITING_IMAGES:
+        return document
+    taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
+    business = states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT
+    return document | {"businessStatus": coding.told(t0.data.get("businessStatus"), business)}

@@ -27,6 +27,7 @@ _LITERAL = re.compile(r"(?:.*/)?([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_hist
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _TEXT_TYPES = frozenset({"string", "markdown"})
 _ENCODE = msgspec.json.Encoder(decimal_format="number").encode
+_KEPT = msgspec.json.Decoder(float_hook=Decimal).decode
 _SPLIT = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 Document = dict[str, Any]
@@ -73,6 +74,11 @@ def loads(body: bytes | str) -> Any:
         where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         what = error.args[0] if isinstance(error, _StrictError) else "not well-formed JSON in UTF-8" + where
         raise BadRequest(f"The body is {what}.", issues=[Issue("structure", f"The body is {what}.")]) from None
+
+
+def kept(text: str) -> Any:
+    """JSON that the server keeps: it was checked when it came. Decimals exactly, as with ``loads``."""
+    return _KEPT(text)
 
 
 class _StrictError(ValueError):

@@ -183,6 +183,7 @@ class Write:
     kept: tuple[Document, ...] = ()  # the grants that it has already
     generation: int = 0
     sealed: bool = False
+    witnesses: tuple[str, ...] = ()  # who may know who wrote it, where they are fewer than its readers
 
     @property
     def version(self) -> int:
@@ -194,7 +195,7 @@ class Write:
 
     @property
     def touched(self) -> Touched:
-        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ())), few(self.base)
+        return self.reference, self.owner, _patients(self.reference, self.index.get("c", ())), few(self.witnesses or self.base)
 
 
 def _patients(reference: str, compartments: Iterable[str]) -> tuple[str, ...]:
@@ -238,6 +239,7 @@ class Changes:
     figures: list[Document] = field(default_factory=list)  # what is measured later
     signals: set[str] = field(default_factory=set)  # what other processes watch: told with the commit
     touched: list[Touched] = field(default_factory=list)  # what the audit is to know of beside what is written
+    looked_up: dict[tuple[str | None, ...], list[Stored]] = field(default_factory=dict)  # what this plan asked for already
     line: tuple[int, str] | None = None  # what the audit trail is told, and when
 
     def reserve(self, keys: Iterable[Key]) -> None:

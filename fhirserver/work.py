@@ -15,9 +15,10 @@ from fhirserver import access
 from fhirserver.errors import BusinessRule, Conflict, NotFound
 from fhirserver.interactions import put
 from fhirserver.messages import Context
+from fhirserver.moments import span
 from fhirserver.search.query import Query, plain, tagged
 from fhirserver.search.reference import local, relative
-from fhirserver.validation import Document, built, loads, rebuilt
+from fhirserver.validation import Document, built, kept, rebuilt
 from fhirserver.versions import EVERYTHING, Stored, Write, owned_by
 from fhirserver.workflow import coding, states
 
@@ -38,6 +39,7 @@ INPUTS = {
     "region": "valueCode",
     "specialty": "valueCode",
     "requesting-doctor": "valueReference",
+    "reader": "valueReference",  # the person whose attempt it is: the owner is the role in which they read
     "hurry": "valueBoolean",
     # The clock: by which agreement, since when it runs, since when it stands, which level of the ladder was told.
     "sla-policy": "valueCanonical",
@@ -51,10 +53,13 @@ INPUTS = {
     "score": "valueCoding",
     "category": "valueCode",
     "step": "valueInteger",
+    "named": "valueReference",
+    "learning-point": "valueBoolean",
     "draft": "valueReference",
     "study": "valueReference",
     "patient-number": "valueString",
     "birth-date": "valueDate",
+    "endpoint": "valueReference",
     "question": "valueReference",
     "draft-text": "valueString",
 }
@@ -77,7 +82,13 @@ class Item:
 
 
 def opened(ctx: Context, stored: Stored) -> Item:
-    return Item(stored, relative(loads(stored.json), ctx.base))
+    return Item(stored, content(stored.json, ctx.base))
+
+
+def content(text: str, base: str) -> Document:
+    """What a kept resource says, its references to this server as ``Type/id``, as most have them already."""
+    data: Document = kept(text)
+    return relative(data, base) if base in text or "\\" in text else data
 
 
 def visible_item(ctx: Context, type_: str, id_: str) -> Item:
@@ -121,7 +132,8 @@ def identified(ctx: Context, owner: str, type_: str, *values: str) -> list[Item]
 
 def _found(ctx: Context, owners: Iterable[str | None], query: Query) -> list[Item]:
     rows = ctx.store.search(query, owned_by(*owners), _MOST)
-    return [changed for row in rows if (changed := item(ctx, row.reference))]
+    found = (item(ctx, row.reference) if (row.type, row.id) in ctx.changes.writes else opened(ctx, row) for row in rows)
+    return [one for one in found if one is not None]
 
 
 def save(ctx: Context, subject: Item, data: Document, *, sealed: bool = False) -> Write:
@@ -258,6 +270,10 @@ def outputs(ctx: Context, task: Document, kind: str) -> list[Item]:
     return [one for one in found if one is not None]
 
 
+def has_output(task: Document, kind: str) -> bool:
+    return any(kind in coding.codes(row.get("type"), coding.TASK_TYPE) for row in task.get("output", ()))
+
+
 def organization(reference: Document | None) -> str | None:
     """The id of the Organization that is referred to."""
     text = (reference or {}).get("reference", "")
@@ -315,8 +331,15 @@ def change(ctx: Context, task: Item, business: str | None = None, **members: Any
     return save(ctx, task, task.data | told | members | {"lastModified": timestamp(ctx.now)})
 
 
+def _end(task: Document) -> int | None:
+    """The deadline, in milliseconds."""
+    end = task.get("restriction", {}).get("period", {}).get("end")
+    return span(end)[0] if end else None
+
+
 def follow(ctx: Context, t0: Item, document: Document) -> list[Write]:
-    """The coordination Task as it is to be, and what is open below it with what they share, passed on or not."""
+    """The coordination Task as it is to be, and what is open below it with what they share, passed on or not; where it was
+    passed on with an earlier deadline, that stays."""
     shared = {name: document[name] for name in _SHARED if name in document}
     document = document | {"lastModified": timestamp(ctx.now)}
     below = [part for part in parts(ctx, t0) if part.status in states.OPEN_TASK]
@@ -325,6 +348,9 @@ def follow(ctx: Context, t0: Item, document: Document) -> list[Write]:
         rows = with_input(part.data, "modality", *inputs(document, "modality"))
         told = part.data | shared | ({"input": rows} if rows else {})
         if is_coordination(part.data):
+            own = _end(part.data)
+            if own is not None and own != _end(t0.data) and own < (_end(document) or own):
+                told["restriction"] = part.data["restriction"]
             found += follow(ctx, part, told)
         elif is_attempt(part.data):
             found.append(save(ctx, part, told | {"lastModified": timestamp(ctx.now)}))

@@ -6,18 +6,21 @@ Server-rendered, usable without JavaScript and with a keyboard.
 from __future__ import annotations
 
 import json
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from auth.pages import words
 
 _FOLDER = Path(__file__).parent
+_NONE: Mapping[str, tuple[str, str]] = {}
 STYLESHEET = (_FOLDER / "style.css").read_bytes()
 # https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#styling
 STYLE = json.dumps({
@@ -61,9 +64,9 @@ def language(preferred: str | None) -> Language:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(package: str) -> Environment:
     return Environment(
-        loader=PackageLoader("auth.pages", "."),
+        loader=ChoiceLoader([PackageLoader(one, ".") for one in dict.fromkeys((package, "auth.pages"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -71,16 +74,19 @@ def _environment() -> Environment:
     )
 
 
-def render(name: str, spoken: Language, **values: Any) -> str:
-    """A page as HTML."""
+def render(
+    name: str, spoken: Language, package: str = "auth.pages", added: Mapping[str, tuple[str, str]] = _NONE, **values: Any
+) -> str:
+    """A page as HTML: a template of this package or, with words that are ``added``, of another one, which may extend those here."""
+    vocabulary = ChainMap(dict(added), words.WORDS)
     common = {"stylesheet": STYLESHEET_PATH, "lang": spoken.code, "languages": words.NAMES, "language": spoken}
-    return _environment().get_template(f"{name}.html").render(say=_said(spoken), **common, **values)
+    return _environment(package).get_template(f"{name}.html").render(say=_said(spoken, vocabulary), **common, **values)
 
 
-def _said(spoken: Language) -> Any:
+def _said(spoken: Language, vocabulary: Mapping[str, tuple[str, str]]) -> Any:
     """Escaped, whatever is put into the words."""
 
     def say(key: str, **values: Any) -> Markup:
-        return Markup(words.WORDS[key][words.LANGUAGES.index(spoken.code)]).format(**values)  # noqa: S704 - our own words
+        return Markup(vocabulary[key][words.LANGUAGES.index(spoken.code)]).format(**values)  # noqa: S704 - our own words
 
     return say

@@ -20,6 +20,7 @@ from auth.scopes import parse_all
 from auth.store.clients import Clients
 from auth.store.documents import Document, after, digest, left
 from auth.store.grants import Grants
+from auth.store.passes import KeptPasses
 from auth.store.people import People, otpauth
 
 __all__ = ["LONGEST_TOKEN", "AuthStore", "Document", "otpauth"]
@@ -35,6 +36,7 @@ class AuthStore:
     def __init__(self, database: Database[Document], home: str) -> None:
         self.home = home
         self.clients, self.people, self.grants = Clients(database, home), People(database), Grants(database)
+        self.passes = KeptPasses(database)
         self._assertions = database["auth_assertions"]
         self._keys = database["auth_keys"]
         self._failures = database["auth_failures"]
@@ -44,6 +46,7 @@ class AuthStore:
     def prepare(self) -> None:
         self.people.prepare()
         self.grants.prepare()
+        self.passes.prepare()
         for collection in (self._assertions, self._failures):
             collection.create_index("expires", expireAfterSeconds=0)
 
@@ -63,6 +66,11 @@ class AuthStore:
             self._cache.clear()
         self._cache[key] = (time.monotonic() + min(left(found), _CACHE_SECONDS), principal)
         return principal
+
+    def holder(self, id_: str) -> Principal:
+        """Who holds the token with this stored id; ANONYMOUS as above."""
+        found = self.grants.token_of(id_)
+        return (self._holder(found) if found else None) or ANONYMOUS
 
     def _holder(self, token: Document) -> Principal | None:
         """None where its grant was revoked, its person's session is over, or client or person are not there any more."""

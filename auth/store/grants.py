@@ -119,7 +119,11 @@ class Grants:
 
     def token(self, token: str) -> Document | None:
         """None where it is unknown or expired."""
-        found = self._tokens.find_one({"_id": digest(token)})
+        return self.token_of(digest(token))
+
+    def token_of(self, id_: str) -> Document | None:
+        """By its stored id."""
+        found = self._tokens.find_one({"_id": id_})
         return found if found and left(found) > 0 else None
 
     def drop_token(self, token: str) -> None:

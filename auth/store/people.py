@@ -115,15 +115,18 @@ class People:
 
     def session(self, cookie: str | None) -> Document | None:
         """The session, with its user's document under ``person``; None where it ended, was idle, or the user may not."""
-        if not cookie:
-            return None
-        found = self._sessions.find_one({"_id": digest(cookie)})
+        return self.session_of(digest(cookie), seen=True) if cookie else None
+
+    def session_of(self, id_: str, *, seen: bool) -> Document | None:
+        """By its stored id. ``seen``: its person is there now."""
+        found = self._sessions.find_one({"_id": id_})
         if found is None or not self.alive(found):
             return None
         person = self.get(found["user"])
         if person is None or person.get("disabled"):
             return None
-        self._sessions.update_one({"_id": found["_id"]}, {"$set": {"seen": now()}})
+        if seen:
+            self.touch(id_)
         return found | {"person": person}
 
     def session_alive(self, id_: str) -> bool:

@@ -6,9 +6,9 @@ from importlib import resources
 
 # file, where it is, what is ordered, body part
 FILES = {
-    "CT": ("693_UNCI.dcm", "CT of the head"),
+    "CT": ("693_UNCR.dcm", "CT of the head"),
     "MR": ("MR_small.dcm", "MR of the spine"),
-    "CR": ("RG3_J2KI.dcm", "Chest radiograph"),
+    "CR": ("RG1_J2KI.dcm", "Chest radiograph"),
     "US": ("examples_ybr_color.dcm", "Ultrasound of the heart, cine"),
 }
 

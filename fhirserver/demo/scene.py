@@ -199,9 +199,10 @@ class Demo:
 
     def upload(self, facility: str, modality: str, patient_id: str, name: str, born: str, accession: str) -> str:
         """A real image under the patient's identity, stored as STOW-RS stores it; the study is said complete."""
+        spacing = {"PixelSpacing": "0.2\\0.2"} if modality == "CR" else {}  # the file says 0, which viewers make nothing of
         data = relabelled(
             sample(FILES[modality][0]), PatientID=patient_id, PatientName=name, PatientBirthDate=born.replace("-", ""), AccessionNumber=accession,
-            SpecificCharacterSet="ISO_IR 192", Modality=modality, StudyDescription=FILES[modality][1],
+            SpecificCharacterSet="ISO_IR 192", Modality=modality, StudyDescription=FILES[modality][1], **spacing,
         )  # fmt: skip
         incoming = self.installation.blobs.receive()
         incoming.write(data)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import alerts, closing, roster, timing, work
+from fhirserver import alerts, closing, contacts, roster, timing, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.moments import milliseconds, span
+from fhirserver.validation import Document
 
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,24 +38,27 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     done, _ = alerts.answered(
         ctx, task, inputs["by"], at, read_back=inputs.get("readBack", False), plan=inputs.get("plan")
     )  # fmt: skip
-    asked = work.item(ctx, task.data["focus"]["reference"])
-    report = work.item(ctx, asked.data["about"][0]["reference"]) if asked else None
-    if report is not None and facility is not None:
-        took = milliseconds(ctx.now) - milliseconds(timing.moment(task.data["authoredOn"]))
-        category = next(iter(work.inputs(task.data, "category")), None)
-        end = timing.end_of(task.data)
-        met = end is None or milliseconds(ctx.now) <= span(end)[0]
-        closing.figure(
-            ctx,
-            "alert",
-            report.data,
-            facility,
-            priority=task.data["priority"],
-            category=category,
-            met=met,
-            took={"acknowledged": took},
-        )
+    measured(ctx, task.data)
     return {"return": done}
+
+
+def measured(ctx: Context, task: Document) -> None:
+    """How long the answer took, by the server's own clock."""
+    asked, facility = work.item(ctx, task["focus"]["reference"]), work.organization(task["owner"])
+    report = work.item(ctx, asked.data["about"][0]["reference"]) if asked else None
+    if report is None or facility is None:
+        return
+    end, took = timing.end_of(task), milliseconds(ctx.now) - span(task["authoredOn"])[0]
+    closing.figure(
+        ctx,
+        "alert",
+        report.data,
+        facility,
+        priority=task["priority"],
+        category=next(iter(work.inputs(task, "category")), None),
+        met=end is None or milliseconds(ctx.now) <= span(end)[0],
+        took={"acknowledged": max(0, took)},
+    )
 
 
 ACKNOWLEDGE = Operation(
@@ -64,7 +68,7 @@ ACKNOWLEDGE = Operation(
     title="Acknowledge an actionable finding",
     affects_state=True,
     inputs=(
-        Parameter("by", "Reference", 1, documentation="the person who has it"),
+        Parameter("by", "Reference", 1, documentation="the person who has it", targets=contacts.REACHABLE),
         Parameter("at", "dateTime", documentation="default: now"),
         Parameter("readBack", "boolean"),
         Parameter("plan", "string", documentation="what will be done"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import closing, telling, work
+from fhirserver import closing, contacts, telling, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Duplicate, Forbidden
+from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.moments import milliseconds, span
 from fhirserver.versions import Write
@@ -16,6 +17,7 @@ from fhirserver.workflow import coding, states
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
     report = work.visible_item(ctx, "DiagnosticReport", inputs["id"])
+    check_if_match(request, report.stored)
     at = inputs.get("at") or work.timestamp(ctx.now)
     if span(at)[0] > milliseconds(ctx.now) + 60_000:
         raise BusinessRule("at is in the future.", "Parameters.parameter")
@@ -53,7 +55,7 @@ ACKNOWLEDGE_RECEIPT = Operation(
     title="Confirm that a report was received",
     affects_state=True,
     inputs=(
-        Parameter("by", "Reference", 1, documentation="the person or organisation that has it"),
+        Parameter("by", "Reference", 1, documentation="the person or organisation that has it", targets=contacts.REACHABLE),
         Parameter("at", "dateTime", documentation="default: now"),
     ),
     outputs=(Parameter("return", "Communication", 1),),

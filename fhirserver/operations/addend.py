@@ -20,7 +20,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     report = work.visible_item(ctx, "DiagnosticReport", inputs["id"])
     check_if_match(request, report.stored)
     found = revising.signed(ctx, report)
-    revising.permitted(ctx, found)
+    by = revising.permitted(ctx, found)
     if ("text" in inputs) == ("response" in inputs):
         raise Invalid("An addendum is text, or a response.", "Parameters.parameter")
     text = inputs.get("text") or "\n".join(f"{heading}: {told}" for _, heading, told in narrative.lines(inputs["response"]))
@@ -29,7 +29,13 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     heading = f"Addendum, {work.timestamp(ctx.now)}"
     noted = Item(report.stored, revising.noted(report.data, heading, text))
     saved, *_ = revising.published(
-        ctx, replace(found, report=noted), found.said.data, "appended", revising.addenda(noted.data), "An addendum was made."
+        ctx,
+        replace(found, report=noted),
+        found.said.data,
+        "appended",
+        revising.addenda(noted.data),
+        "An addendum was made.",
+        by,
     )
     targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]
     extra = {"reason": [inputs["reason"]]} | ({"signature": [inputs["signature"]]} if "signature" in inputs else {})

@@ -12,8 +12,9 @@ from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
+from fhirserver.moments import milliseconds
 from fhirserver.sharing import withdraw
-from fhirserver.versions import Write
+from fhirserver.versions import Grant, Write
 from fhirserver.work import Item
 from fhirserver.workflow import states
 
@@ -52,6 +53,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     )
     for key in sorted({grant["key"] for grant in task.stored.grants}):
         withdraw(ctx, task.reference, key)
+        ctx.changes.share("Task", task.stored.id, Grant(task.reference, key, milliseconds(ctx.now)), None)
     if attempt is not None:
         _back(ctx, attempt, task)
         if inputs.get("attribution"):
@@ -76,7 +78,10 @@ def _named(ctx: Context, attempt: Item, caller: str) -> None:
     for report in work.outputs(ctx, attempt.data, "report"):
         agent = {"type": {"text": "consultant"}, "who": {"reference": caller}}
         proof = audit.provenance(ctx, [f"{report.reference}/_history/{report.stored.version}"], "consult")
-        audit.add(ctx, proof | {"agent": [*proof["agent"], agent]})
+        readers = dict.fromkeys(
+            (report.stored.owner, work.order_of(ctx, attempt.data).stored.owner)
+        )  # and not the consultant's
+        audit.add(ctx, proof | {"agent": [*proof["agent"], agent]}, [f"org/{reader}" for reader in readers])
 
 
 ANSWER_CONSULT = Operation(

@@ -11,6 +11,7 @@ from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.moments import milliseconds
+from fhirserver.roster import Desk
 from fhirserver.versions import Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, ranking, states
@@ -34,10 +35,12 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     return assigned(ctx, t0, found, chosen, inputs)
 
 
-def considered(ctx: Context, t0: Item) -> list[Candidate]:
+def considered(ctx: Context, t0: Item, desk: Desk | None = None) -> list[Candidate]:
     """All readers with a privilege at the facility, the best first."""
     policy = agreements.assigning(ctx, work.organization(t0.data["owner"]) or "")
-    return ranking.candidates(attempts.asked(ctx, t0, states.READ), roster.readers(ctx, t0), policy, milliseconds(ctx.now))
+    return ranking.candidates(
+        attempts.asked(ctx, t0, states.READ), roster.readers(ctx, t0, desk), policy, milliseconds(ctx.now)
+    )
 
 
 def assigned(
@@ -58,7 +61,7 @@ def _pooled(ctx: Context, t0: Item, inputs: Mapping[str, Any]) -> dict[str, Any]
     """To the centre itself: back to the pool, for its readers to claim."""
     attempts.cleared(ctx, t0, force=inputs.get("force", False))
     task = attempts.pooled(ctx, t0)
-    attempts.stand(ctx, t0, states.READY_FOR_ASSIGNMENT)
+    attempts.stand(ctx, t0, attempts.unassigned(t0))
     policy = agreements.assigning(ctx, ctx.principal.organization)
     decision = ranking.decided("pool", t0.data["owner"]["reference"], milliseconds(ctx.now), policy)
     return {"task": task, "decision": recorded(ctx, decision, inputs.get("reason"))}
@@ -129,6 +132,7 @@ ASSIGN = Operation(
             "owner",
             "Reference",
             documentation="PractitionerRole or Practitioner; the centre: to its pool. Required when manual",
+            targets=("PractitionerRole", "Practitioner", "Organization"),
         ),
         Parameter("requireAcceptance", "boolean", documentation="offer it rather than assign it"),
         Parameter("reason", "CodeableConcept"),

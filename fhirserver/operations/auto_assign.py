@@ -12,6 +12,7 @@ from fhirserver.errors import BadRequest, Conflict, FHIRError, Invalid
 from fhirserver.messages import Alone, Context, Request
 from fhirserver.operations.assign import assignable, assigned, best, considered
 from fhirserver.operations.parameters import Parts, Typed
+from fhirserver.roster import Desk
 from fhirserver.search.queue import Queue
 from fhirserver.versions import Changes
 from fhirserver.work import Item
@@ -28,7 +29,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         raise Invalid(f"max is from 1 to {_MOST}.", "Parameters.parameter")
     if ctx.alone is None:
         raise BadRequest("Each reading is assigned in a transaction of its own: this does not stand in one.")
-    return {"result": [_one(ctx, ctx.alone, t0, dry=inputs.get("dryRun", False)) for t0 in _waiting(ctx, inputs, most)]}
+    desk = roster.Desk()
+    return {"result": [_one(ctx, ctx.alone, t0, desk, dry=inputs.get("dryRun", False)) for t0 in _waiting(ctx, inputs, most)]}
 
 
 def _waiting(ctx: Context, inputs: Mapping[str, Any], most: int) -> Iterator[Item]:
@@ -51,7 +53,7 @@ def _waiting(ctx: Context, inputs: Mapping[str, Any], most: int) -> Iterator[Ite
         yield work.opened(ctx, stored)
 
 
-def _one(ctx: Context, alone: Alone, t0: Item, *, dry: bool) -> Parts:
+def _one(ctx: Context, alone: Alone, t0: Item, desk: Desk, *, dry: bool) -> Parts:
     """Planned anew on what the former ones left, and committed; what cannot be assigned says why, and holds up nothing."""
 
     def plan(fresh: Context) -> Any:
@@ -59,7 +61,7 @@ def _one(ctx: Context, alone: Alone, t0: Item, *, dry: bool) -> Parts:
         assignable(fresh, current)
         if coding.business_status(current.data) not in _WAITING:
             raise Conflict("Somebody else has dealt with it meanwhile.")
-        found = considered(fresh, current)
+        found = considered(fresh, current, desk)
         chosen = best(found)
         assigned(fresh, current, found, chosen, {"mode": "auto"})
         return chosen
@@ -68,6 +70,8 @@ def _one(ctx: Context, alone: Alone, t0: Item, *, dry: bool) -> Parts:
         chosen = plan(replace(ctx, changes=Changes())) if dry else alone(plan)
     except FHIRError as error:
         return Parts({"task": _reference(t0), "outcome": Typed("Code", "refused"), "issue": error.outcome()})
+    if not dry:
+        desk.gave(chosen.reader.reference, t0.data.get("priority", "routine"), work.facility_of(t0))
     return Parts(
         {
             "task": _reference(t0),
@@ -89,7 +93,9 @@ AUTO_ASSIGN = Operation(
     title="Assign what waits, by policy",
     affects_state=True,
     inputs=(
-        Parameter("organization", "Reference", max="*", documentation="ordering facilities; none: all"),
+        Parameter(
+            "organization", "Reference", max="*", documentation="ordering facilities; none: all", targets=("Organization",)
+        ),
         Parameter("modality", "Coding", max="*"),
         Parameter("priority", "code", max="*"),
         Parameter("max", "integer", documentation=f"how many at most, from 1 to {_MOST}; default {_DEFAULT}"),

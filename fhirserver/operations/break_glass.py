@@ -13,6 +13,7 @@ from typing import Any
 from fhirserver import access, audit, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Conflict, Forbidden, Gone, Invalid
+from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.resources.consent import SIGNAL
 from fhirserver.workflow import coding
@@ -39,6 +40,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     patient = access.found(opened, ctx.store.types["Patient"], inputs["id"], "r")
     if patient.deleted:
         raise Gone("This Patient was deleted.")
+    check_if_match(request, patient)
     if patient.reference not in principal.withheld:
         raise Conflict("This record is not restricted for you: there is no glass to break.")
     reason, minutes = inputs["reason"].strip(), inputs.get("minutes", _MINUTES)

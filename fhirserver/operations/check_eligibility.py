@@ -62,8 +62,8 @@ CHECK_ELIGIBILITY = Operation(
     title="May this reader read this?",
     affects_state=False,
     inputs=(
-        Parameter("task", "Reference", documentation="or the three that follow"),
-        Parameter("organization", "Reference", documentation="the ordering facility"),
+        Parameter("task", "Reference", documentation="or the three that follow", targets=("Task",)),
+        Parameter("organization", "Reference", documentation="the ordering facility", targets=("Organization",)),
         Parameter("modality", "Coding"),
         Parameter("readType", "code", documentation="preliminary | final; default final"),
         Parameter("asOf", "dateTime"),

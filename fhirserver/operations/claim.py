@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fhirserver import agreements, reporting, roster, timing, work
-from fhirserver.attempts import judged, kind_of, resumed, shift_end, stand
+from fhirserver.attempts import judged, kind_of, preliminary, resumed, shift_end, stand
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Invalid, LockError
 from fhirserver.interactions import check_if_match
@@ -40,7 +40,8 @@ def claim(ctx: Context, attempt: Item, *, start: bool, minutes: int | None = Non
     if not verdict.eligible:
         raise roster.not_eligible(verdict.failed)
     owner = attempt.data["owner"] if mine else {"reference": verdict.role}
-    document = attempt.data | {"owner": owner, "lastModified": work.timestamp(ctx.now), "status": "accepted"}
+    named = work.with_input(attempt.data, "reader", {"reference": caller})
+    document = attempt.data | {"owner": owner, "input": named, "lastModified": work.timestamp(ctx.now), "status": "accepted"}
     started = attempt.status in ("in-progress", "on-hold")
     if start or started:
         minutes = minutes or agreements.assigning(ctx, attempt.stored.owner).lease_minutes
@@ -89,12 +90,15 @@ def _follow(ctx: Context, t0: Item, attempt: Document) -> None:
         t0 = Item(t0.stored, resumed(ctx, t0))
     if kind_of(attempt) == states.READ:
         business = _BUSINESS[status]
-        if coding.business_status(t0.data) == states.PRELIMINARY and status == "accepted":
+        if preliminary(t0) and status == "accepted":
             business = states.PRELIMINARY
     else:
         business = coding.business_status(t0.data) or states.AWAITING_SECOND_READ
     if status == "in-progress" and t0.status != "in-progress":
         work.change(ctx, t0, status="in-progress", businessStatus=coding.told(t0.data.get("businessStatus"), business))
+        for passed_on in work.above(ctx, t0)[1:]:  # who passed it on, and the facility, see that it is being read
+            if passed_on.status != "in-progress":
+                work.change(ctx, passed_on, status="in-progress")
     else:
         stand(ctx, t0, business)
 

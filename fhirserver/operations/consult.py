@@ -57,7 +57,7 @@ def _asked(ctx: Context, attempt: Item, person: tuple[str, str, str], inputs: Ma
     order = work.order_of(ctx, attempt.data)
     rows = [work.entry("blocking", inputs.get("blocking", False))]
     if inputs.get("shareDraft"):
-        rows += [work.entry("draft-text", text) for text in _draft(ctx, attempt)]
+        rows += [work.entry("draft-text", text) for text in draft_text(ctx, attempt)]
     until = milliseconds(ctx.now + _SIGHT) if "due" not in inputs else span(inputs["due"])[1] + 86_400_000
     made = work.make(
         ctx,
@@ -89,7 +89,8 @@ def _asked(ctx: Context, attempt: Item, person: tuple[str, str, str], inputs: Ma
     return made
 
 
-def _draft(ctx: Context, attempt: Item) -> list[str]:
+def draft_text(ctx: Context, attempt: Item) -> list[str]:
+    """The draft as it is now, in lines."""
     drafts = [one for one in work.outputs(ctx, attempt.data, "draft") if any(narrative.lines(one.data))]
     return ["\n".join(f"{heading}: {told}" for _, heading, told in narrative.lines(drafts[-1].data))] if drafts else []
 
@@ -102,7 +103,14 @@ CONSULT = Operation(
     affects_state=True,
     inputs=(
         Parameter("question", "string", 1),
-        Parameter("recipient", "Reference", 1, "*", documentation="PractitionerRole or Practitioner"),
+        Parameter(
+            "recipient",
+            "Reference",
+            1,
+            "*",
+            documentation="PractitionerRole or Practitioner",
+            targets=("PractitionerRole", "Practitioner"),
+        ),
         Parameter("mode", "code", documentation="async | live"),
         Parameter("shareDraft", "boolean", documentation="with the text of the draft as it is now"),
         Parameter("blocking", "boolean", documentation="the reading waits for the answer"),

@@ -24,15 +24,16 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         if inputs[name] not in known:
             raise Invalid(f"{name} is one of {', '.join(known)}.", "Parameters.parameter")
     found = revising.signed(ctx, report)
-    revising.permitted(ctx, found)
-    said = reporting.response(ctx, found.said, inputs["response"])
+    by = revising.permitted(ctx, found)
+    author = {"reference": f"Practitioner/{ctx.principal.practitioner}"}
+    said = reporting.response(ctx, found.said, inputs["response"]) | {"author": author}
     _fulfils(ctx, found, said)
     rows = narrative.differences(found.said.data, said)
     if not rows:
         raise BusinessRule("The response says what the report says already.", "Parameters.parameter")
     revising.kept(ctx, found, said)
     text = "Corrected: it was wrong." if inputs["kind"] == "corrected" else "Amended: there is new information."
-    saved, *_ = revising.published(ctx, found, said, inputs["kind"], revising.addenda(report.data), text)
+    saved, *_ = revising.published(ctx, found, said, inputs["kind"], revising.addenda(report.data), text, by)
     if inputs["significance"] == "significant":
         _significant(ctx, found, inputs)
     targets = [f"{w.reference}/_history/{w.version}" for w in ctx.changes.writes.values()]
@@ -45,17 +46,14 @@ def _fulfils(ctx: Context, found: Signed, said: Document) -> None:
     canonical = found.said.data.get("questionnaire")
     template = reporting.questionnaire(ctx, canonical, found.facility, found.report.stored.owner)
     language = next(iter(work.inputs(found.tasks[0].data, "report-language")), None)
-    if wrong := contract.failures(template, said, language):
+    if wrong := contract.failures(template, said, language, priors=any(reporting.has_priors(ctx, o) for o in found.orders)):
         raise BusinessRule("The report does not give what the facility asked for.", issues=wrong)
 
 
 def _significant(ctx: Context, found: Signed, inputs: Mapping[str, Any]) -> None:
     """Somebody has acted on what was wrong, or will: a person at the facility answers, and quality looks at it."""
     finding = {"text": "A report was changed significantly: read it again."}
-    group = ("group-identifier", f"{work.REPORTS}|{found.report.stored.id}")
-    told = work.items(ctx, (found.report.stored.owner,), "CommunicationRequest", group)
-    if not any(row.status == "active" for row in told):
-        alerts.raised(ctx, found.report, found.orders[0], "rcr-urgent", finding, work.timestamp(ctx.now), [], None)
+    alerts.raised(ctx, found.report, found.orders[0], "rcr-urgent", finding, work.timestamp(ctx.now), [], None)
     text = inputs["reason"].get("text") or "A significant correction."
     quality.discrepancy(ctx, found.report, "correction", text, "major", [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from msgspec import structs
@@ -16,9 +17,9 @@ from fhirserver.interactions import check_if_match, create, put, update, written
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.search.reference import local, relative
 from fhirserver.sharing import share
-from fhirserver.validation import Document, Resource, built
+from fhirserver.validation import Document, Resource, built, loads
 from fhirserver.validation import parse as parse_resource
-from fhirserver.versions import Grant, Stored, Write
+from fhirserver.versions import EVERYTHING, Grant, Stored, Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.agreement import Agreement, LocalCode
@@ -159,9 +160,10 @@ def _facts(
 
 
 def _is_a_child(ctx: Context, order: Document) -> bool:
+    """Younger than 18 today; of a birth date that is not precise, surely so."""
     patient = work.item(ctx, order["subject"]["reference"])
     born = str(patient.data.get("birthDate", "")) if patient else ""
-    return bool(born) and ctx.now.year - int(born[:4]) < 18
+    return born > f"{ctx.now.year - 18:04}-{ctx.now:%m-%d}"[: len(born)]
 
 
 def _reachable(ctx: Context, order: Item, fulfiller: str, agreed: Agreement, priority: str) -> None:
@@ -181,7 +183,7 @@ def _offer(ctx: Context, t0: Item, role: str) -> None:
     verdict = roster.verdict(ctx, practitioner, t0) if practitioner else None
     if verdict is None or not verdict.eligible or verdict.role is None:
         raise roster.refusal(verdict.failed if verdict and verdict.failed else ("no-such-reader",))
-    attempts.made(ctx, t0, verdict.role, "requested")
+    attempts.made(ctx, t0, verdict.role, "requested", reader=practitioner)
 
 
 def affiliated(ctx: Context, facility: str, fulfiller: str) -> None:
@@ -262,10 +264,19 @@ def _coordination(
         **({"restriction": {"period": {"end": asked}}} if asked else {}),
     }
     clock = agreements.between(ctx, stored.owner, fulfiller).terms.clock
-    start = timing.moment_of(order["authoredOn"]) if clock == "ordered" and "authoredOn" in order else ctx.now
     if ready or clock != "complete":
-        return timing.started(ctx, document, stored.owner, fulfiller, min(start, ctx.now), asked)
+        start = _ordered(ctx, stored) if clock == "ordered" else ctx.now
+        return timing.started(ctx, document, stored.owner, fulfiller, start, asked)
     return document
+
+
+def _ordered(ctx: Context, order: Stored) -> datetime:
+    """When it came here, no draft any more: by our clock, whatever its own says (I8)."""
+    for version in range(1, order.version + 1):
+        row = ctx.store.vread("ServiceRequest", order.id, version, EVERYTHING)
+        if row is not None and loads(row.json).get("status") != "draft":
+            return timing.at(row.ts)
+    return ctx.now
 
 
 # ---------------------------------------------------------------- said in FHIR
@@ -308,7 +319,12 @@ DISPATCH = Operation(
     affects_state=True,
     inputs=(
         Parameter("destination", "code", 1, documentation="on-site | central | organization | practitioner"),
-        Parameter("target", "Reference", documentation="Organization or PractitionerRole, where destination is one"),
+        Parameter(
+            "target",
+            "Reference",
+            documentation="Organization or PractitionerRole, where destination is one",
+            targets=("Organization", "PractitionerRole"),
+        ),
         Parameter("readType", "code", documentation="preliminary | final | double | second-opinion"),
         Parameter("reportTemplate", "canonical", max="*", documentation="Questionnaire that the report must satisfy"),
         Parameter("reportLanguage", "code", documentation="BCP-47"),

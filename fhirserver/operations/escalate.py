@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import escalation, roster, work
+from fhirserver import attempts, escalation, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Duplicate, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
+from fhirserver.operations import assign
 from fhirserver.timing import level
 from fhirserver.versions import Write
+from fhirserver.work import Item
 from fhirserver.workflow import states
 
-ACTIONS = ("notify", "raise-priority")
+ACTIONS = ("notify", "raise-priority", "reassign")
 HIGHEST = 100
 
 
@@ -34,8 +36,26 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         raise Invalid(f"action is one of {', '.join(ACTIONS)}, not {unknown[0][:20]}.", "Parameters.parameter")
     if inputs["level"] <= level(t0.data):
         raise Duplicate(f"Level {level(t0.data)} was told already.")
+    if "reassign" in inputs["action"]:
+        _reassign(ctx, t0)
+        t0 = work.item(ctx, t0.reference) or t0
     raised = "raise-priority" in inputs["action"]
     return {"return": escalation.told(ctx, t0, inputs["level"], reason=inputs["reason"], raise_priority=raised)}
+
+
+def _reassign(ctx: Context, t0: Item) -> None:
+    """To the best reader who has not had it, as $assign does; where there is none, to the pool. Error: 409 it is being read."""
+    assign.assignable(ctx, t0)
+    had = {roster.practitioner_of(ctx, attempt.data.get("owner")) for attempt in work.attempts(ctx, t0, states.READ)}
+    found = assign.considered(ctx, t0)
+    try:
+        chosen = assign.best([one for one in found if one.reader.reference not in had])
+    except BusinessRule:
+        attempts.cleared(ctx, t0, force=False)
+        attempts.pooled(ctx, t0)
+        attempts.stand(ctx, t0, states.READY_FOR_ASSIGNMENT)
+    else:
+        assign.assigned(ctx, t0, found, chosen, {"mode": "auto"})
 
 
 ESCALATE = Operation(

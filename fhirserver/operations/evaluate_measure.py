@@ -74,7 +74,7 @@ def _report(
         "date": instant(ctx.now),
         "reporter": {"reference": f"Organization/{ctx.principal.organization}"},
         "period": {"start": inputs["periodStart"], "end": inputs["periodEnd"]},
-        "group": [_group(row, name, finals, clock) for row in rows],
+        **({"group": [_group(row, name, finals, clock) for row in rows]} if rows else {}),
     }
 
 

@@ -35,7 +35,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     order = work.order_of(ctx, t0.data)
     until = _until(ctx, order, inputs.get("accessUntil"))
     due = _due(t0, inputs.get("due"))
-    attempts.cleared(ctx, t0, force=False, reason="forwarded")
+    for kind in sorted(states.ATTEMPTS):
+        attempts.cleared(ctx, t0, force=False, kind=kind, reason="forwarded")
     child = _child(ctx, t0, target, due)
     made = put(ctx, ctx.store.types["Task"], built(child), ctx.new_id(), None, "POST", ctx.principal.organization)
     made.grants.append(Grant(order.reference, f"org/{target}", until).document())
@@ -60,6 +61,8 @@ def _permitted(ctx: Context, t0: Item) -> None:
         raise Conflict(f"A reading that is {t0.status} is not forwarded.")
     if coding.business_status(t0.data) == states.FORWARDED:
         raise Conflict("The reading was forwarded already.")
+    if attempts.preliminary(t0):
+        raise Conflict("A preliminary report is out: it is read finally here, or withdrawn with $retract.")
 
 
 def _allowed(ctx: Context, above: list[Item], facility: str, target: str) -> None:
@@ -145,7 +148,7 @@ FORWARD = Operation(
     title="Pass to another reading centre",
     affects_state=True,
     inputs=(
-        Parameter("organization", "Reference", 1, documentation="the receiving centre"),
+        Parameter("organization", "Reference", 1, documentation="the receiving centre", targets=("Organization",)),
         Parameter("reason", "CodeableConcept", 1),
         Parameter("due", "dateTime", documentation="no later than here"),
         Parameter("accessUntil", "dateTime", documentation="when its sight of the order ends; no later than one's own"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import alerts, roster, work
+from fhirserver import alerts, contacts, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.moments import milliseconds, span
+from fhirserver.operations.acknowledge import measured
 from fhirserver.work import Item
 from fhirserver.workflow import coding
 from fhirserver.workflow.agreement import ALERT_CATEGORIES
@@ -36,6 +37,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
             ctx, work.written(ctx, task), inputs["communicatedTo"], at, read_back=True, plan=None, method=method
         )
         asked = ctx.changes.writes["CommunicationRequest", asked.id]
+        measured(ctx, task.data or {})
     return {"request": asked, "communication": said, "ack": task}
 
 
@@ -79,9 +81,15 @@ NOTIFY_CRITICAL = Operation(
         Parameter("category", "code", 1, documentation=" | ".join(ALERT_CATEGORIES)),
         Parameter("finding", "CodeableConcept", 1),
         Parameter("identifiedAt", "dateTime", documentation="default: now"),
-        Parameter("recipient", "Reference", max="*", documentation="who is told first; else the requesting doctor"),
+        Parameter(
+            "recipient",
+            "Reference",
+            max="*",
+            documentation="who is told first; else the requesting doctor",
+            targets=contacts.REACHABLE,
+        ),
         Parameter("method", "code", documentation=" | ".join(alerts.METHODS)),
-        Parameter("communicatedTo", "Reference", documentation="who was told already"),
+        Parameter("communicatedTo", "Reference", documentation="who was told already", targets=contacts.REACHABLE),
         Parameter("communicatedAt", "dateTime"),
         Parameter("readBack", "boolean", documentation="they repeated it: with a telephone or in person, that is the answer"),
     ),

@@ -6,7 +6,7 @@ https://hl7.org/fhir/R4/operations.html
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from fhirserver.errors import Invalid, Issue
 from fhirserver.messages import Reply, Request
 from fhirserver.primitives import CHECKS
 from fhirserver.search.query import GENERAL
+from fhirserver.search.reference import local
 from fhirserver.validation import dumps, loads, problems
 from fhirserver.versions import Stored, Write
 
@@ -110,13 +111,10 @@ def _without(data: dict[str, Any], as_sent: set[str]) -> dict[str, Any]:
 
 
 def _value(parameter: dict[str, Any], type_: str) -> Any:
-    """None for what is given as another data type than the one that is declared."""
-    if "resource" in parameter:
-        return parameter["resource"]
-    if type_[:1].isupper() and not r4.is_resource(type_):
-        return parameter.get(f"value{type_}")
-    values = [value for key, value in parameter.items() if key.startswith("value")]
-    return values[0] if values else None
+    """None for what is given as another data type than the one that is declared: a string is no code."""
+    if type_ == "Resource" or r4.is_resource(type_):
+        return parameter.get("resource")
+    return parameter.get(f"value{type_[:1].upper()}{type_[1:]}")
 
 
 def _check(param: Parameter, found: list[tuple[int, Any]]) -> list[Issue]:
@@ -129,6 +127,17 @@ def _check(param: Parameter, found: list[tuple[int, Any]]) -> list[Issue]:
         for place, value in found
         if not _fits(param.type, value)
     ]
+
+
+def targeted(params: Iterable[Parameter], inputs: Mapping[str, Any], base: str) -> None:
+    """Errors: 422 for a reference to a resource of another type than those that are declared."""
+    for param in params:
+        given = inputs[param.name]
+        for one in given if isinstance(given, list) else [given]:
+            target = local(one.get("reference", ""), base)
+            if param.targets and target is not None and target[0] not in param.targets:
+                text = f"The parameter {param.name} is a reference to {' or '.join(param.targets)}."
+                raise Invalid(text, issues=[Issue("value", text, "Parameters.parameter")])
 
 
 def _fits(type_: str, value: Any) -> bool:
@@ -165,7 +174,8 @@ def _shown(values: list[Any], shows: Callable[[Write], bool]) -> list[Any]:
 
 def _rows(name: str, value: Any) -> list[str]:
     if isinstance(value, Parts):
-        return [f'{{"name":"{name}","part":[{",".join(row for n, v in value.rows.items() for row in _rows(n, v))}]}}']
+        plain = [row for n, v in value.rows.items() for row in _plain(n, v)]
+        return [dumps({"name": name, "part": plain})]
     if isinstance(value, Typed):
         return [f'{{"name":"{name}","value{value.type}":{dumps(value.value)}}}']
     if isinstance(value, list):
@@ -175,3 +185,14 @@ def _rows(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f'{{"name":"{name}","valueBoolean":{dumps(value)}}}']
     return [f'{{"name":"{name}","resource":{dumps(value)}}}'] if value is not None else []
+
+
+def _plain(name: str, value: Any) -> list[dict[str, Any]]:
+    """A part as JSON has it; parts hold values, and resources that the server made."""
+    if isinstance(value, Typed):
+        return [{"name": name, f"value{value.type}": value.value}]
+    if isinstance(value, list):
+        return [row for one in value for row in _plain(name, one)]
+    if isinstance(value, bool):
+        return [{"name": name, "valueBoolean": value}]
+    return [{"name": name, "resource": value}] if value is not None else []

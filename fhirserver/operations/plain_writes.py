@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fhirserver import attempts, interactions, reconciling, revising, work
+from fhirserver import alerts, attempts, interactions, reconciling, revising, work
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, MethodNotAllowed
 from fhirserver.interactions import create, delete, update
@@ -24,7 +24,6 @@ from fhirserver.telling import tell_owner
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource
 from fhirserver.work import Item
-from fhirserver.workflow import coding, states
 
 # ---------------------------------------------------------------- ServiceRequest
 
@@ -62,7 +61,7 @@ def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
 def _followed(ctx: Context, before: Item, order: Document, t0: Item) -> None:
     """Row 12a of the state table: what the placer does to an order that is being worked on."""
     if order["status"] in ("revoked", "entered-in-error"):
-        if coding.business_status(t0.data) == states.PRELIMINARY:
+        if attempts.preliminary_out(ctx, t0):
             raise Conflict("A preliminary report is out for this order: it is withdrawn with $retract, not silently.")
         attempts.stop(ctx, t0, "cancelled-by-placer")
         return
@@ -244,6 +243,33 @@ def communication_create(ctx: Context, request: Request, type_: ResourceType) ->
     return answer
 
 
+# ---------------------------------------------------------------- CommunicationRequest, Flag
+
+
+def told_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
+    """Alerts are made by $notify-critical, and end by $acknowledge."""
+    _no_alert(parse_resource(request.body, type_.name).data)
+    return create(ctx, request, type_)
+
+
+def told_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    current = work.seen(ctx, type_.name, id_)
+    for one in (current.data if current else {}, parse_resource(request.body, type_.name).data):
+        _no_alert(one)
+    return update(ctx, request, type_, id_)
+
+
+def told_delete(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
+    current = work.seen(ctx, type_.name, id_)
+    _no_alert(current.data if current else {})
+    return delete(ctx, request, type_, id_)
+
+
+def _no_alert(resource: Document) -> None:
+    if alerts.is_part(resource):
+        raise Conflict("A finding is told until a person answers: with $acknowledge, and by no plain write.")
+
+
 # ---------------------------------------------------------------- Patient
 
 
@@ -262,6 +288,7 @@ def patient_update(ctx: Context, request: Request, type_: ResourceType, id_: str
 
 # ---------------------------------------------------------------- which write is whose
 
+_TOLD: Mapping[str, Callable[..., Reply]] = {"create": told_create, "update": told_update, "delete": told_delete}
 PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("create", "SearchParameter"): parameter_create,
     ("update", "SearchParameter"): parameter_update,
@@ -272,6 +299,7 @@ PLAIN_WRITES: Mapping[tuple[str, str], Callable[..., Reply]] = {
     ("update", "Consent"): consent_update,
     ("delete", "Consent"): consent_delete,
     ("create", "Communication"): communication_create,
+    **{(way, name): write for name in ("CommunicationRequest", "Flag") for way, write in _TOLD.items()},
     ("create", "Task"): task_create,
     ("update", "Task"): task_update,
     ("create", "ServiceRequest"): order_create,

@@ -35,7 +35,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> Reply:
     if inputs.get("includeExternal", True):
         patients += priors.elsewhere(ctx, patient)[0]
     since = span(inputs["since"])[0] if "since" in inputs else 0
-    found = priors.ranked(ctx, patients, (modalities, regions), {study.reference for study in here}, since)
+    released = priors.released(ctx, order)
+    found = priors.ranked(ctx, patients, released, (modalities, regions), {study.reference for study in here}, since)
     return _answer(ctx, found[:most], order)
 
 

@@ -25,7 +25,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     reporting.fulfils(ctx, opened, said)
     answered = work.save(ctx, opened.draft, said, sealed=True)
     notes = [("Limitations", inputs["limitations"])] if inputs.get("limitations") else []
-    issued = work.save(ctx, report, issuing.told(ctx, report.data, said, "preliminary", notes))
+    issued = work.save(ctx, report, issuing.told(ctx, opened.document, said, "preliminary", notes))
     for row in opened.answered:
         closing.attempt(ctx, row, answered.reference)
         kept = [*row.t0.data.get("output", ()), work.entry("preliminary-response", {"reference": answered.reference})]
@@ -33,7 +33,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         t0 = work.change(ctx, row.t0, businessStatus=told, output=kept)
         rows = work.with_input(row.t0.data, "read-type", "final")
         attempts.pooled(ctx, Item(row.t0.stored, (t0.data or {}) | {"input": rows}))
-    closing.figures(ctx, opened, report.data, "preliminary")
+    closing.figures(ctx, opened, opened.document, "preliminary")
     return {"return": issued}
 
 

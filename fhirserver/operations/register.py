@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import roster, work
+from fhirserver import access, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BadRequest, BusinessRule, Conflict
-from fhirserver.interactions import put
+from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Request
+from fhirserver.search.reference import relative
 from fhirserver.studies import follow_order
 from fhirserver.validation import Document, built
+from fhirserver.versions import Stored, Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding
 
@@ -23,7 +25,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     roster.require_role(ctx, "clerk", "referrer", "dispatcher")
     if ("study" in inputs) == ("studyInstanceUid" in inputs):
         raise BadRequest("Give exactly one of study and studyInstanceUid.", "Parameters.parameter")
-    given: Document = dict(inputs.get("study", {}))
+    given: Document = relative(dict(inputs.get("study", {})), ctx.base)
+    access.resolvable(ctx, [("ImagingStudy", given)])
     uid = _uid(inputs, given)
     facility = ctx.principal.organization
     current = _current(ctx, facility, uid)
@@ -33,7 +36,11 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         raise Conflict("The study is known, for another patient.")
     study = ctx.store.types["ImagingStudy"]
     id_ = current.stored.id if current else ctx.new_id()
-    write = put(ctx, study, built(document), id_, current.stored if current else None, "PUT" if current else "POST")
+    resource, before = built(document), current.stored if current else None
+    if before is not None and unchanged(resource, before):
+        write: Write | Stored = before
+    else:
+        write = put(ctx, study, resource, id_, before, "PUT" if before else "POST")
     orders = [one for one in work.based_on(document) if one.startswith("ServiceRequest/")]
     for reference in orders:
         if not follow_order(ctx, facility, reference, id_, document):
@@ -106,8 +113,8 @@ REGISTER = Operation(
     inputs=(
         Parameter("study", "ImagingStudy", documentation="a ready-made resource; or studyInstanceUid"),
         Parameter("studyInstanceUid", "string", documentation="a UID, with or without urn:oid:"),
-        Parameter("endpoint", "Reference", documentation="Endpoint where it can be had"),
-        Parameter("order", "Reference", documentation="force the link"),
+        Parameter("endpoint", "Reference", documentation="Endpoint where it can be had", targets=("Endpoint",)),
+        Parameter("order", "Reference", documentation="force the link", targets=("ServiceRequest",)),
         Parameter("complete", "boolean", documentation="all instances are there: it is available, and the clock starts"),
     ),
     outputs=(Parameter("study", "ImagingStudy", 1), Parameter("order", "ServiceRequest")),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fhirserver import closing, quality, roster, work
+from fhirserver import quality, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Conflict, Duplicate, Invalid
+from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.versions import Write
 from fhirserver.workflow import coding, states
@@ -17,6 +18,7 @@ SOURCES = ("clinician", "later-study", "pathology", "preliminary-vs-final", "pee
 
 def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[str, Write]:
     report = work.visible_item(ctx, "DiagnosticReport", inputs["id"])
+    check_if_match(request, report.stored)
     roster.require_role(ctx, "referrer", "clerk", "reader", "quality", "dispatcher")
     for name, known in (("source", SOURCES), ("severity", quality.SEVERITIES)):
         if inputs[name] not in known:
@@ -29,10 +31,6 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         raise Duplicate("A discrepancy from this source is being looked at already.")
     ctx.changes.guard(report.stored)  # two who report at the same moment meet here
     task = quality.discrepancy(ctx, report, inputs["source"], inputs["description"], inputs["severity"], inputs["evidence"])
-    order = work.item(ctx, work.based_on(report.data)[0])
-    facility = order.stored.owner if order else report.stored.owner
-    priority = order.data.get("priority", "routine") if order else "routine"
-    closing.figure(ctx, "discrepancy", report.data, facility, priority=priority, category=inputs["severity"], took={})
     return {"return": task}
 
 

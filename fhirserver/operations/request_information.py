@@ -115,7 +115,13 @@ REQUEST_INFORMATION = Operation(
     affects_state=True,
     inputs=(
         Parameter("question", "string", 1),
-        Parameter("recipient", "Reference", max="*", documentation="else the requesting doctor, or the facility"),
+        Parameter(
+            "recipient",
+            "Reference",
+            max="*",
+            documentation="else the requesting doctor, or the facility",
+            targets=contacts.REACHABLE,
+        ),
         Parameter("blocking", "boolean", documentation="the reading waits for the answer, and its clock where that is agreed"),
         Parameter("due", "dateTime"),
     ),

@@ -10,6 +10,7 @@ from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import Conflict, Duplicate, Forbidden, Invalid
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
+from fhirserver.operations.consult import draft_text
 from fhirserver.versions import Write
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
@@ -47,9 +48,11 @@ def second(ctx: Context, t0: Item, kind: str, inputs: Mapping[str, Any]) -> Writ
         raise Duplicate("Such a reading is open already.")
     if kind == states.ARBITRATION and not _disagreed(ctx, t0):
         raise Conflict("There is no second reading to arbitrate.")
-    asked = Item(
-        t0.stored, t0.data | {"input": work.with_input(t0.data, "blind", inputs.get("blind", kind != states.ARBITRATION))}
-    )
+    blind = inputs.get("blind", kind != states.ARBITRATION)
+    rows = work.with_input(t0.data, "blind", blind)
+    if not blind:
+        rows += [work.entry("draft-text", text) for text in _shown(ctx, t0)]
+    asked = Item(t0.stored, t0.data | {"input": rows})
     if "due" in inputs:
         asked.data["restriction"] = {"period": {"end": inputs["due"]}}
     if "recipient" in inputs:
@@ -59,7 +62,7 @@ def second(ctx: Context, t0: Item, kind: str, inputs: Mapping[str, Any]) -> Writ
         _, verdict = attempts.judged(ctx, t0, practitioner, kind, "final")
         if not verdict.eligible or verdict.role is None:
             raise roster.refusal(verdict.failed)
-        made = attempts.made(ctx, asked, verdict.role, "requested", kind)
+        made = attempts.made(ctx, asked, verdict.role, "requested", kind, practitioner)
     else:
         made = attempts.pooled(ctx, asked, kind)
     ctx.changes.guard(t0.stored)  # a signature at this moment and this request do not miss each other
@@ -67,6 +70,14 @@ def second(ctx: Context, t0: Item, kind: str, inputs: Mapping[str, Any]) -> Writ
     if coding.business_status(t0.data) in (states.READING, states.ASSIGNED):
         work.change(ctx, t0, businessStatus=told)
     return made
+
+
+def _shown(ctx: Context, t0: Item) -> list[str]:
+    """What the first reader has written so far: a draft is its author's, who shows it by asking."""
+    me = f"Practitioner/{ctx.principal.practitioner}"
+    first = work.open_attempts(ctx, t0, states.READ)
+    mine = [a for a in first if roster.practitioner_of(ctx, a.data.get("owner")) == me]
+    return [text for attempt in mine for text in draft_text(ctx, attempt)]
 
 
 def _disagreed(ctx: Context, t0: Item) -> bool:
@@ -81,7 +92,12 @@ REQUEST_SECOND_READ = Operation(
     affects_state=True,
     inputs=(
         Parameter("kind", "code", 1, documentation=" | ".join(KINDS)),
-        Parameter("recipient", "Reference", documentation="who is to read it; else the pool"),
+        Parameter(
+            "recipient",
+            "Reference",
+            documentation="who is to read it; else the pool",
+            targets=("PractitionerRole", "Practitioner"),
+        ),
         Parameter("blind", "boolean", documentation="default true, but for arbitration: without the first reader's answers"),
         Parameter("due", "dateTime"),
     ),

@@ -77,7 +77,9 @@ RESPOND = Operation(
     inputs=(
         Parameter("response", "code", 1, documentation="accept | decline"),
         Parameter("reason", "CodeableConcept", documentation="required when declining"),
-        Parameter("alternative", "Reference", documentation="another reader, suggested"),
+        Parameter(
+            "alternative", "Reference", documentation="another reader, suggested", targets=("PractitionerRole", "Practitioner")
+        ),
     ),
     outputs=(Parameter("return", "Task", 1),),
     handler=operate,

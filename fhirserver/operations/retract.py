@@ -54,7 +54,13 @@ RETRACT = Operation(
     affects_state=True,
     inputs=(
         Parameter("reason", "CodeableConcept", 1),
-        Parameter("second", "Reference", 1, documentation="the second person who approves"),
+        Parameter(
+            "second",
+            "Reference",
+            1,
+            documentation="the second person who approves",
+            targets=("Practitioner", "PractitionerRole"),
+        ),
     ),
     outputs=(Parameter("return", "DiagnosticReport", 1, documentation="entered-in-error"),),
     handler=operate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,7 +112,7 @@ def _drawn(pool: list[Item], inputs: Mapping[str, Any], number: int) -> list[Ite
 def _paired(ctx: Context, reports: list[Item], inputs: Mapping[str, Any]) -> list[tuple[Item, tuple[str, str]]]:
     """Each with a reviewer who may read such a study finally, is not its author, and has the fewest reviews."""
     centre, now = ctx.principal.organization, milliseconds(ctx.now)
-    loads: dict[str, int] = {}
+    loads = _waiting(ctx, centre)
     found = []
     for report in reports:
         facility = _facility(ctx, report)
@@ -127,6 +128,16 @@ def _paired(ctx: Context, reports: list[Item], inputs: Mapping[str, Any]) -> lis
             loads[person] = loads.get(person, 0) + 1
             found.append((report, (person, role)))
     return found
+
+
+def _waiting(ctx: Context, centre: str) -> dict[str, int]:
+    """How many reviews wait for each reviewer already."""
+    rows = work.items(ctx, (centre,), "Task", ("code", f"{coding.TASK_TYPE}|peer-review"), ("status", "requested"))
+    loads: dict[str, int] = {}
+    for role, number in Counter(row.data["owner"]["reference"] for row in rows).items():
+        if person := roster.practitioner_of(ctx, {"reference": role}):
+            loads[person] = loads.get(person, 0) + number
+    return loads
 
 
 def _facility(ctx: Context, report: Item) -> str:
@@ -146,7 +157,13 @@ SAMPLE_FOR_REVIEW = Operation(
         Parameter("rate", "decimal", documentation="a share; or count"),
         Parameter("count", "integer", documentation=f"1 to {_MOST}"),
         Parameter("modality", "Coding", max="*"),
-        Parameter("reader", "Reference", max="*", documentation="PractitionerRole; required where targeted"),
+        Parameter(
+            "reader",
+            "Reference",
+            max="*",
+            documentation="PractitionerRole; required where targeted",
+            targets=("PractitionerRole",),
+        ),
         Parameter("blind", "boolean", documentation="default true: the reviewer has the text without names and numbers"),
         Parameter("seed", "string", documentation="makes the draw repeatable"),
         Parameter("dryRun", "boolean", documentation="tell what would be drawn, and draw nothing"),

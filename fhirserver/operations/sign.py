@@ -58,7 +58,7 @@ def _signed(
 ) -> dict[str, Any]:  # fmt: skip
     answered = work.save(ctx, opened.draft, said, sealed=True)
     notes = [(issuing.COMMUNICATION, text) for _, text in alerts]
-    final = issuing.told(ctx, opened.report.data, said, "final", notes)
+    final = issuing.told(ctx, opened.document, said, "final", notes)
     signed = work.save(ctx, opened.report, final)
     orders = [row.order for row in opened.answered]
     readers = reporting.recipients(ctx, [row.t0 for row in opened.answered])

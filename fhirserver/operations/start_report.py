@@ -62,7 +62,7 @@ def _together(ctx: Context, attempt: Item, named: list[Document]) -> list[tuple[
     for number, reference in enumerate(named):
         other = work.item(ctx, reference.get("reference", ""))
         where = f"Parameters.parameter.where(name='also')[{number}]"
-        if other is None or other.stored.type != "Task" or kind_of(other.data) != states.READ:
+        if other is None or other.stored.type != "Task" or not work.is_a(other.data, states.READ):
             raise BusinessRule("also names other readings of yours.", where)
         _mine(ctx, other)
         if other.data["for"] != attempt.data["for"] or work.inputs(other.data, "facility") != work.inputs(
@@ -90,7 +90,7 @@ def _template(
 
 
 def _report(ctx: Context, together: list[tuple[Item, Item]]) -> Write | Any:
-    """A new one; or the preliminary one that is to be read finally."""
+    """A new one; or the preliminary one that is to be read finally, which names who said it until somebody else has."""
     orders = [work.order_of(ctx, attempt.data) for attempt, _ in together]
     attempt = together[0][0]
     asked = (("based-on", orders[0].reference), ("status", "registered,preliminary"))
@@ -98,7 +98,7 @@ def _report(ctx: Context, together: list[tuple[Item, Item]]) -> Write | Any:
         if not any(i.get("system") == work.REPORTS for i in report.data.get("identifier", ())):
             continue
         if report.status == "preliminary" and not _held(ctx, report):
-            return work.save(ctx, report, report.data | {"resultsInterpreter": [attempt.data["owner"]]})
+            return report.stored
         raise Conflict("A report is open under another attempt.")
     studies = list({s.reference: s for order in orders for s in work.answering(ctx, order)}.values())
     document = {
@@ -186,7 +186,9 @@ START_REPORT = Operation(
     inputs=(
         Parameter("template", "canonical", documentation="one that the facility allows"),
         Parameter("mode", "code", documentation="structured | free; free where the facility names no template"),
-        Parameter("also", "Reference", max="*", documentation="further readings of yours that this report answers"),
+        Parameter(
+            "also", "Reference", max="*", documentation="further readings of yours that this report answers", targets=("Task",)
+        ),
     ),
     outputs=(
         Parameter("report", "DiagnosticReport", documentation="none for a second reading: its answers are compared"),

@@ -34,6 +34,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     outputs = [work.entry("score", score)]
     outputs += [work.entry("category", one["code"]) for one in inputs["category"] if "code" in one]
     outputs += [work.entry("comment", inputs["comment"])] if inputs.get("comment") else []
+    outputs += [work.entry("learning-point", True)] if inputs.get("learningPoint") else []
     done = quality.closed(ctx, review, outputs)
     if inputs["scale"] == "radpeer" and score["code"] in quality.ARBITRATED:
         _to_arbitration(ctx, case.reference, report.stored.owner, outputs)

@@ -44,11 +44,17 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     done = closing.attempt(ctx, row, answered.reference)
     differing = _differing(ctx, t0, wanted, said) if kind == states.SECOND_READ else []
     if differing or (kind == states.SECOND_READ and inputs.get("agreement") is False):
-        second(ctx, t0, states.ARBITRATION, {"blind": False})
-    elif coding.business_status(t0.data) == states.AWAITING_SECOND_READ:
+        if not work.open_attempts(ctx, t0, states.ARBITRATION):
+            second(ctx, t0, states.ARBITRATION, {"blind": False})
+    elif coding.business_status(t0.data) == states.AWAITING_SECOND_READ and not _awaited(ctx, t0):
         started = any(a.status == "in-progress" for a in work.open_attempts(ctx, t0, states.READ))
         attempts.stand(ctx, t0, states.READING if started else states.ASSIGNED)
     return {"task": done, "differing": [Typed("String", link) for link in differing]}
+
+
+def _awaited(ctx: Context, t0: Item) -> bool:
+    """Whether another second reading, or an arbitration, is open still."""
+    return any(work.open_attempts(ctx, t0, kind) for kind in (states.SECOND_READ, states.ARBITRATION))
 
 
 def _differing(ctx: Context, t0: Item, wanted: Document, said: Document) -> list[str]:

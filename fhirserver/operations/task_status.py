@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from fhirserver import attempts, roster, timing, work
 from fhirserver.definitions import ResourceType
-from fhirserver.errors import BusinessRule, Forbidden, Invalid
+from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid
 from fhirserver.interactions import check_if_match, reply, update, written
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.claim import claim
 from fhirserver.operations.dispatch import task_create, unmade
+from fhirserver.operations.fetch_priors import answered
 from fhirserver.resources.consent import SIGNAL as CONSENTS
 from fhirserver.search.reference import relative
 from fhirserver.sharing import withdraw
@@ -31,11 +32,15 @@ def task_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -
     new = relative(parse_resource(request.body, "Task").data, ctx.base)
     if coding.EMERGENCY in coding.codes(current.data.get("code"), coding.TASK_TYPE):
         return _reviewed(ctx, request, type_, current, new)
+    if work.is_a(current.data, "fetch-priors"):
+        return answered(ctx, request, current, new)
     if not (work.is_coordination(current.data) or work.is_attempt(current.data)):
         if coding.codes(current.data.get("code"), coding.TASK_TYPE) & coding.ENDED_BY_OPERATIONS:
             check_if_match(request, current.stored)
             if new["status"] == current.status:
                 return _same_status(ctx, request, current, new)
+            if work.is_a(current.data, "feedback"):
+                return _taken_note_of(ctx, request, current, new)
             raise BusinessRule("This status is reached through the operations alone.", "Task.status")
         if coding.codes(new.get("code"), coding.TASK_TYPE) != coding.codes(current.data.get("code"), coding.TASK_TYPE):
             unmade(new)
@@ -68,6 +73,15 @@ def _reviewed(ctx: Context, request: Request, type_: ResourceType, current: Item
     _status_alone(current, new)
     ctx.changes.signals.add(CONSENTS)
     return update(ctx, request, type_, current.stored.id)
+
+
+def _taken_note_of(ctx: Context, request: Request, task: Item, new: Document) -> Reply:
+    """Feedback is closed by who it is for: they have read it, or what it proposes is done, or is not."""
+    roster.require_owner(ctx, task, "Feedback is closed")
+    _status_alone(task, new)
+    if new["status"] not in ("completed", "rejected"):
+        raise BusinessRule("Feedback is completed or rejected.", "Task.status")
+    return written(ctx, request, work.save(ctx, task, timing.timed(_told(ctx, task, new), None)), 200)
 
 
 def _same_status(ctx: Context, request: Request, task: Item, new: Document) -> Reply:
@@ -130,23 +144,23 @@ def decline(ctx: Context, t0: Item, new: Document) -> Write:
     saved = work.save(ctx, t0, timing.timed(_told(ctx, t0, new), None))
     if t0.data.get("partOf"):
         [_, parent, *_] = work.above(ctx, t0)
-        attempts.pooled(ctx, parent)
-        attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+        attempts.returned(ctx, parent)
     return saved
 
 
 def _cancel(ctx: Context, t0: Item, new: Document) -> Write:
-    """Who asked for it takes it back before anyone reads."""
+    """Who asked for it takes it back: before anyone reads it is cancelled, while it is being read it fails."""
     if t0.stored.owner != ctx.principal.organization:
         raise Forbidden("A reading is cancelled by the organisation that asked for it.")
+    if attempts.preliminary_out(ctx, t0):
+        raise Conflict("A preliminary report is out for this reading: it is withdrawn with $retract, not silently.")
     if not t0.data.get("partOf"):
         roster.require_role(ctx, "clerk", "referrer")
         return attempts.stop(ctx, t0, "cancelled-by-placer")
     roster.require_role(ctx, "dispatcher")
     saved = attempts.stop(ctx, t0, "cancelled-by-placer")
     [_, parent, *_] = work.above(ctx, t0)
-    attempts.pooled(ctx, parent)
-    attempts.stand(ctx, parent, states.READY_FOR_ASSIGNMENT)
+    attempts.returned(ctx, parent)
     return saved
 
 
@@ -166,9 +180,11 @@ def _hold(ctx: Context, task: Item, new: Document) -> Write:
 
 def waiting(ctx: Context, task: Item, document: Document) -> Write:
     t0 = work.coordination_of(ctx, task.data)
-    told = t0.data | {"businessStatus": coding.told(t0.data.get("businessStatus"), states.AWAITING_INFORMATION)}
-    stands = timing.paused(ctx, told) if timing.pauses(ctx, t0) else told
-    work.save(ctx, t0, stands | {"lastModified": work.timestamp(ctx.now)})
+    told = coding.told(t0.data.get("businessStatus"), states.AWAITING_INFORMATION)
+    changed = work.written(ctx, work.change(ctx, t0, businessStatus=told))
+    top = work.above(ctx, changed)[-1]  # whose clock it is, also where it was passed on
+    if timing.pauses(ctx, top) and (stands := timing.paused(ctx, top.data)) != top.data:
+        work.save(ctx, top, stands | {"lastModified": work.timestamp(ctx.now)})
     return work.save(ctx, task, timing.timed(document, None))
 
 
@@ -182,7 +198,13 @@ def _give_back(ctx: Context, task: Item, new: Document) -> Write:
     return ctx.changes.writes["Task", task.stored.id]
 
 
-_ON_COORDINATION: dict[str, Act] = {"received": _receive, "accepted": accept, "rejected": decline, "cancelled": _cancel}
+_ON_COORDINATION: dict[str, Act] = {
+    "received": _receive,
+    "accepted": accept,
+    "rejected": decline,
+    "cancelled": _cancel,
+    "failed": _cancel,
+}
 _ON_ATTEMPT: dict[str, Act] = {
     "accepted": _take,
     "in-progress": _start,

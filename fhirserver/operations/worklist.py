@@ -17,7 +17,7 @@ from fhirserver.moments import milliseconds, span
 from fhirserver.search.date import LAST
 from fhirserver.search.query import plain, tagged
 from fhirserver.search.queue import Queue
-from fhirserver.validation import Document, dumps, instant, loads
+from fhirserver.validation import Document, dumps, instant, kept
 from fhirserver.versions import Stored
 from fhirserver.work import Item
 from fhirserver.workflow import states
@@ -29,12 +29,11 @@ Pairs = list[tuple[str, str]]
 
 
 def _mine(ctx: Context) -> tuple[str, ...]:
-    return tuple(f"mine|{owner}" for owner in _owners(ctx))
+    return tuple(f"mine|{owner}" for owner in _owners(ctx, roster.require_reader(ctx)))
 
 
-def _owners(ctx: Context) -> list[str]:
-    """What a reader owns Tasks as: each of their roles, and themselves."""
-    me = roster.require_reader(ctx)
+def _owners(ctx: Context, me: str) -> list[str]:
+    """What a person owns Tasks as: each of their roles, and themselves."""
     asked = plain(ctx.store.types["PractitionerRole"], ("practitioner", me))
     return [*(role.reference for role in ctx.store.search(asked, access.held(ctx.principal), 1000)), me]
 
@@ -62,8 +61,9 @@ def _critical(ctx: Context) -> tuple[str, ...]:
 
 
 def _peer_review(ctx: Context) -> tuple[str, ...]:
-    mine = [f"peer-review|Practitioner/{ctx.principal.practitioner}"] if ctx.principal.practitioner else []
-    return (*mine, f"peer-review|Organization/{ctx.principal.organization}")
+    """A reviewer's own, and what the quality office decides."""
+    mine = _owners(ctx, f"Practitioner/{ctx.principal.practitioner}") if ctx.principal.practitioner else []
+    return tuple(f"peer-review|{owner}" for owner in (*mine, f"Organization/{ctx.principal.organization}"))
 
 
 VIEWS: Mapping[str, Callable[[Context], tuple[str, ...]]] = {
@@ -111,9 +111,8 @@ def _page(ctx: Context, asked: Queue, view: str, after: tuple[Any, ...] | None, 
     judge = _judge(ctx) if view == "pool" else None
     for _ in range(_LOOKED_AT):
         found = ctx.store.search(asked, visible, count + 1, after)
-        for stored in found:
-            row = work.opened(ctx, stored)
-            if judge is None or judge(row):
+        for row in (rows := [work.opened(ctx, stored) for stored in found]):
+            if judge is None or judge(row, rows):
                 shown.append(row)
                 if len(shown) > count:
                     return shown[:count], True
@@ -123,18 +122,22 @@ def _page(ctx: Context, asked: Queue, view: str, after: tuple[Any, ...] | None, 
     return shown, True
 
 
-def _judge(ctx: Context) -> Callable[[Item], bool]:
-    """Whether the caller may take it: of each facility the caller's facts are looked up once."""
+def _judge(ctx: Context) -> Callable[[Item, list[Item]], bool]:
+    """Whether the caller may take it: the caller's facts are looked up once for all facilities of a page (``rows``)."""
     me, centre, now = roster.require_reader(ctx), ctx.principal.organization, milliseconds(ctx.now)
     policy = agreements.assigning(ctx, centre)
     known: dict[str, tuple[Reader | None, str | None]] = {}
 
-    def may(row: Item) -> bool:
-        facility = work.facility_of(row)
-        if facility not in known:
-            terms = agreements.between(ctx, facility, centre).terms
-            known[facility] = roster.known(ctx, me, centre, facility), terms.jurisdiction
-        reader, jurisdiction = known[facility]
+    def look(rows: list[Item]) -> None:
+        new = sorted({work.facility_of(row) for row in rows} - set(known))
+        found = roster.known_at(ctx, me, centre, new)
+        for facility in new:
+            known[facility] = found.get(facility), agreements.between(ctx, facility, centre).terms.jurisdiction
+
+    def may(row: Item, rows: list[Item]) -> bool:
+        if work.facility_of(row) not in known:
+            look(rows)
+        reader, jurisdiction = known[work.facility_of(row)]
         if reader is None:
             return False
         asked = roster.of_attempt(ctx, row, jurisdiction, policy)
@@ -219,12 +222,12 @@ def _included(ctx: Context, rows: list[Item]) -> list[Stored]:
 
 def _named(order: Stored) -> list[Document]:
     """The earlier studies that an order names beside."""
-    rows = loads(order.json).get("supportingInfo", ())
+    rows = kept(order.json).get("supportingInfo", ()) if '"supportingInfo"' in order.json else ()
     return [row for row in rows if row.get("reference", "").startswith("ImagingStudy/")]
 
 
 def _minimal(patient: Stored) -> str:
-    data = loads(patient.json)
+    data = kept(patient.json)
     subsetted = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
     data["meta"] = data["meta"] | {"tag": [*data["meta"].get("tag", ()), subsetted]}
     return dumps({name: data[name] for name in _MINIMAL if name in data})
@@ -247,7 +250,7 @@ WORKLIST = Operation(
         Parameter("bodyRegion", "code", max="*"),
         Parameter("priority", "code", max="*"),
         Parameter("status", "code", max="*"),
-        Parameter("organization", "Reference", max="*", documentation="ordering facilities"),
+        Parameter("organization", "Reference", max="*", documentation="ordering facilities", targets=("Organization",)),
         Parameter("dueBefore", "dateTime"),
         Parameter("count", "integer", documentation="1 to 200, default 50"),
         Parameter("cursor", "string"),

@@ -70,7 +70,7 @@ def page(base: str, told: Mapping[str, Any] | None) -> str:
         _table((), [[_place(base, path, open_), escape(what)] for path, what, open_ in _PLACES]),
     ]
     if told is not None:
-        parts += _demo(told)
+        parts += _demo(base, told)
     else:
         parts.append(
             "<p>Every FHIR and DICOMweb request but the first needs an access token; the README says how to get one.</p>"
@@ -86,13 +86,14 @@ _PLACES = (
     ("/fhir", "FHIR R4 base", False),
     ("/dicomweb", "DICOMweb: STOW-RS, QIDO-RS, WADO-RS", False),
     ("/auth/apps", "Sign in; the apps that you let in", True),
+    ("/viewer", "Images, opened from an order, a study or a report: ?order=ServiceRequest/…", False),
     ("/auth/token", "OAuth 2.0 token endpoint", False),
     ("/.well-known/smart-configuration", "SMART discovery", True),
     ("/readyz", "Whether it can serve", True),
 )
 
 
-def _demo(told: Mapping[str, Any]) -> list[str]:
+def _demo(base: str, told: Mapping[str, Any]) -> list[str]:
     orders = [
         [
             escape(o["row"]),
@@ -100,6 +101,7 @@ def _demo(told: Mapping[str, Any]) -> list[str]:
             escape(o["facility"]),
             escape(o["patient"]),
             f"<code>ServiceRequest/{escape(o['order'])}</code>",
+            f'<a href="{escape(base)}/viewer?order=ServiceRequest/{escape(o["order"])}">Images</a>' if o["study"] else "",
         ]
         for o in told["orders"]
     ]
@@ -123,7 +125,7 @@ def _demo(told: Mapping[str, Any]) -> list[str]:
         '<p class="soft">They sign in at <code>/auth/login</code>.</p>',
         _table(("User name", "Password"), people),
         "<h2>Orders, one for each state</h2>",
-        _table(("Row", "State", "Facility", "Patient", "Order"), orders),
+        _table(("Row", "State", "Facility", "Patient", "Order", ""), orders),
     ]
 
 

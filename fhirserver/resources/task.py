@@ -29,13 +29,16 @@ def _told(task: dict[str, Any], kind: str) -> list[str]:
 
 
 def _counted(task: dict[str, Any]) -> list[str]:
-    """By which worklists are narrowed; and, while it is open, whose load an attempt is: of what urgency, for which facility."""
+    """By which worklists are narrowed; and whose load an attempt is: while it is open of what urgency and for which facility,
+    then that it was done."""
     tags = [f"~{kind}={value}" for kind in ("modality", "facility", "region") for value in _told(task, kind)]
-    owner = task.get("owner", {}).get("reference", "")
-    reading = coding.codes(task.get("code"), coding.TASK_TYPE) & states.ATTEMPTS
-    if reading and owner and not owner.startswith("Organization/") and task["status"] in states.OPEN_TASK:
-        facility = next(iter(_told(task, "facility")), "")
-        tags += [f"~load={owner}", f"~load.of={owner}|{task.get('priority', 'routine')}|{facility}"]
+    if coding.codes(task.get("code"), coding.TASK_TYPE) & states.ATTEMPTS:
+        for reader in _told(task, "reader"):
+            if task["status"] in states.OPEN_TASK:
+                facility = next(iter(_told(task, "facility")), "")
+                tags += [f"~load={reader}", f"~load.of={reader}|{task.get('priority', 'routine')}|{facility}"]
+            elif task["status"] == "completed":
+                tags.append(f"~done={reader}")
     return tags
 
 

@@ -48,10 +48,10 @@ class Registers:
         """Of the rows that an organisation read or asked for, by a member: how many, how many in time, and percentiles of one
         clock (the smallest value that so many percent do not exceed)."""
         low, high = period
-        mine: Document = {"kind": kind, "ts": {"$gte": low, "$lt": high}}
+        read: Document = {"centre": organization}
         stages: list[Document] = [
-            {"$match": mine},
-            {"$match": {"$or": [{"centre": organization}, {"facility": organization}]}},
+            {"$match": {"kind": kind, "ts": {"$gte": low, "$lt": high}}},
+            {"$match": read if by == "reader" else {"$or": [read, {"facility": organization}]}},
             {"$sort": {f"took.{clock}": 1}},
             {
                 "$group": {

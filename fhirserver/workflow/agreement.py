@@ -83,7 +83,7 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """``hurry``: codes of a reason by which a stat reading is due in ``hurryMinutes``; ``pauses``: the clock stands while the
     facility owes information; ``completesOrder``: the order is completed for the facility when its report is signed;
     ``urgencies``: its own words for urgency; ``contacts``: the ladder after the requesting doctor (the ward, then the duty);
-    ``subcontracting``: it may be forwarded, to organisations in ``countries`` (none: to any)."""
+    ``subcontracting``: it may be forwarded, to organisations in ``countries`` (none: to any); ``imagesSentOn``: its images may be sent to archives and centres that the reading centre configured."""
 
     terms: Mapping[Priority, Term] = msgspec.field(default_factory=dict)
     clock: Clock = "complete"
@@ -104,6 +104,7 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     jurisdiction: str | None = None
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 3650
     priors_shared: bool = False
+    images_sent_on: bool = False
 
     def term(self, priority: str, reasons: frozenset[str] = frozenset()) -> Term:
         """``reasons``: the codes of what is asked, by which stroke and trauma are known."""

@@ -55,9 +55,13 @@ class Calendar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     def free(self, day: date) -> bool:
         return day in self.holidays or (self.country is not None and day in _holidays(self.country))
 
+    def local(self, when: datetime) -> datetime:
+        """On the wall clock."""
+        return when.astimezone(ZoneInfo(self.time_zone))
+
     def band(self, when: datetime) -> str:
         """day, night, weekend or holiday, on the wall clock: by which readings are paid."""
-        local = when.astimezone(ZoneInfo(self.time_zone))
+        local = self.local(when)
         if self.free(local.date()):
             return "holiday"
         if local.weekday() >= 5:

@@ -28,7 +28,10 @@ ALERT = "urn:fhirserver:CodeSystem:alert-category"
 RADPEER = "urn:fhirserver:CodeSystem:radpeer-score"
 ALERT_STEP = "urn:fhirserver:CodeSystem:alert-step"
 REVIEW_CASE = "urn:fhirserver:review-case"
+PULLED_FROM = "urn:fhirserver:StructureDefinition:pulled-from"
 CONNECTION_TYPE = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
+# SMART Imaging Access: images are had by the same access token as the ImagingStudy
+REQUIRES_TOKEN = "http://hl7.org/fhir/smart-app-launch/StructureDefinition/requires-access-token"
 TIMEZONE = "http://hl7.org/fhir/StructureDefinition/timezone"
 
 # A kind of Task that the server makes: the review of an access that overrode a patient's restriction.
@@ -63,6 +66,19 @@ def concept(system: str, code: str) -> Document:
 def codes(value: Document | None, system: str | None = None) -> set[str]:
     """The codes of a CodeableConcept, those of one system if it is named."""
     return {c["code"] for c in (value or {}).get("coding", ()) if "code" in c and system in (None, c.get("system"))}
+
+
+def pulled(study: Document) -> bool:
+    """Whether it was fetched from elsewhere, to compare with: it answers no order of ours, and is not sent on."""
+    return any(extension.get("url") == PULLED_FROM for extension in study.get("extension", ()))
+
+
+def sources(study: Document) -> set[str]:
+    """From whose archives."""
+    rows = (
+        extension.get("valueReference", {}) for extension in study.get("extension", ()) if extension.get("url") == PULLED_FROM
+    )
+    return {row["reference"] for row in rows if "reference" in row}
 
 
 def business_status(task: Document) -> str | None:

@@ -156,33 +156,19 @@ def privilege(reference: str, role: Document) -> Privilege:
 # ---------------------------------------------------------------- the rules
 
 
-@dataclass(frozen=True, slots=True)
 class _Question:
-    reading: Reading
-    reader: Reader
-    now: int
+    """What the rules look at, once: privileges at the facility whatever else they say (``here``), those in force (``current``),
+    those of this kind of read (``fitting``) and of all the modalities (``covering``); licences in force."""
 
-    @property
-    def here(self) -> list[Privilege]:
-        """At the facility, whatever else they say."""
-        return [p for p in self.reader.privileges if p.active and p.facility == self.reading.facility]
+    __slots__ = ("covering", "current", "fitting", "here", "licences", "reader", "reading")
 
-    @property
-    def current(self) -> list[Privilege]:
-        return [p for p in self.here if p.low <= self.now < p.high]
-
-    @property
-    def fitting(self) -> list[Privilege]:
-        """Current, and of this kind of read."""
-        return [p for p in self.current if self.reading.read_type in p.reads]
-
-    @property
-    def licences(self) -> list[Licence]:
-        return [one for one in self.reader.licences if one.low <= self.now < one.high]
-
-    def covering(self) -> list[Privilege]:
-        wanted = set(self.reading.modalities)
-        return [p for p in self.fitting if not p.modalities or wanted <= set(p.modalities)]
+    def __init__(self, reading: Reading, reader: Reader, now: int) -> None:
+        self.reading, self.reader = reading, reader
+        self.here = [p for p in reader.privileges if p.active and p.facility == reading.facility]
+        self.current = [p for p in self.here if p.low <= now < p.high]
+        self.fitting = [p for p in self.current if reading.read_type in p.reads]
+        self.covering = [p for p in self.fitting if not p.modalities or set(reading.modalities) <= set(p.modalities)]
+        self.licences = [one for one in reader.licences if one.low <= now < one.high]
 
 
 def _licensed(q: _Question) -> bool:
@@ -207,7 +193,7 @@ def _for_the_read(q: _Question) -> bool:
 
 
 def _for_modality(q: _Question) -> bool:
-    return not q.fitting or bool(q.covering())
+    return not q.fitting or bool(q.covering)
 
 
 def _no_conflict(q: _Question) -> bool:
@@ -265,7 +251,7 @@ def judge(reading: Reading, reader: Reader, now: int) -> Verdict:
     question = _Question(reading, reader, now)
     failed = tuple(code for code, _, rule in RULES if not rule(question))
     soft = tuple(code for code, _, rule in SOFT_RULES if not rule(question))
-    fitting = max(question.covering(), key=lambda p: (p.high, p.role), default=None)
+    fitting = max(question.covering, key=lambda p: (p.high, p.role), default=None)
     lapses = min(max(one.high for one in question.licences), fitting.high) if fitting and question.licences else _EVER
     return Verdict(failed, soft, fitting.role if fitting else None, None if lapses == _EVER else lapses)
 

@@ -670,6 +670,13 @@ INSTANCES = [
 ]
 
 
+# what operations tell of a resource that they are called on, or named
+TOLD_BY_OPERATIONS = {
+    "Task": ["{0}/$candidates", "Practitioner/centre-anna/$check-eligibility?task={0}"],
+    "ServiceRequest": ["{0}/$priors"],
+}
+
+
 @callers(one for one in FEW if one.form in ("all", "patient", "category", "status", "r-is-not-s", "letters"))
 def test_what_is_hidden_is_answered_like_what_is_missing(world, caller):
     """Byte by byte, by each way to name it."""
@@ -677,13 +684,15 @@ def test_what_is_hidden_is_answered_like_what_is_missing(world, caller):
     some = {row.reference for row in judge.oracle.versions if judge.sees_version(row, "r")}
     hidden = {row.type: row for row in judge.oracle.rows if not judge.sees(row, "r") and row.reference not in some}
     for row in (
-        hidden[type_] for type_ in ("Patient", "Observation", "Task", "Binary", "QuestionnaireResponse") if type_ in hidden
+        hidden[type_]
+        for type_ in ("Patient", "Observation", "Task", "ServiceRequest", "Binary", "QuestionnaireResponse")
+        if type_ in hidden
     ):
-        for path in INSTANCES[: 10 if row.type == "Patient" else 4]:
+        for path in (*INSTANCES[: 10 if row.type == "Patient" else 4], *TOLD_BY_OPERATIONS.get(row.type, ())):
             there, nowhere = client.get(path.format(row.reference)), client.get(path.format(f"{row.type}/{MISSING}"))
             assert (path, row.type, there.status_code, there.content) == (path, row.type, nowhere.status_code, nowhere.content)
-            assert there.status_code in (403, 404), (path, row.reference)
-            judge.told(there, set())
+            assert there.status_code in (403, 404) or "task=" in path, (path, row.reference)
+            judge.told(there, set(), path.format(row.reference))
 
 
 # ---------------------------------------------------------------------------------------------------- search
@@ -1099,7 +1108,17 @@ def test_a_match_is_of_those_that_the_rules_allow(world, caller):
     judge.told(reply, expected)
 
 
-@pytest.mark.parametrize("view", ["mine", "pool", "team", "dispatch", "facility"])
+@callers(ROLES)
+def test_priors_are_what_the_rules_allow(world, caller):
+    judge, client = world.judge(caller), world.client(caller)
+    for name in ("shared", "private", "office", "centre"):
+        url = f"{world.charts[name]['ServiceRequest'][0]}/$priors"
+        reply = client.get(url)
+        allowed = {row.reference for row in judge.oracle.rows if judge.sees(row, "rs")} if reply.status_code == 200 else set()
+        judge.told(reply, allowed, url)
+
+
+@pytest.mark.parametrize("view", ["mine", "pool", "team", "dispatch", "facility", "peer-review", "critical"])
 @callers([*FEW[:6], *(Caller(DISPATCHER, form) for form in SCOPES), *(Caller(ANNA, form) for form in APART[:6])])
 def test_a_worklist_has_what_the_rules_allow(world, caller, view):
     judge, client = world.judge(caller), world.client(caller)
@@ -1141,6 +1160,33 @@ def test_images_are_answered_as_their_studies(world, caller):
             assert (there.status_code, there.content) == (nowhere.status_code, nowhere.content)
             assert there.status_code == (404 if judge.permits("ImagingStudy", "r") else 403)
             assert client.get(f"studies/{uid}").content == nowhere.content
+
+
+@callers(FEW)
+def test_a_viewer_is_opened_for_what_the_rules_allow_and_shows_that_alone(world, caller):
+    """By an app's one-time code; what the browser is given reads the study that it is for, as WADO and as QIDO."""
+    judge, client = world.judge(caller), world.client(caller, "viewer")
+    studies = {at(row.data, "identifier.value")[0].removeprefix("urn:oid:"): row for row in judge.oracle.of("ImagingStudy")}
+    nowhere = client.post("open", json={"study": f"ImagingStudy/{MISSING}"})
+    shown = 0
+    for uid, row in list(studies.items())[::2]:
+        reply = client.post("open", json={"study": row.reference})
+        if not judge.sees(row, "r"):
+            assert (reply.status_code, reply.content) == (nowhere.status_code, nowhere.content)
+            assert reply.status_code == (404 if judge.permits("ImagingStudy", "r") else 403)
+            continue
+        assert reply.status_code == 200, reply.text
+        if (shown := shown + 1) > 2:  # the first few are looked at
+            continue
+        browser = TestClient(world.network.server.app, base_url=BASE, follow_redirects=False)
+        browser.portal = world.portal
+        assert browser.get(reply.json()["url"]).status_code == 303
+        read = {one for one in studies if browser.get(f"/dicomweb/studies/{one}/metadata").status_code == 200}
+        found = {one["0020000D"]["Value"][0] for one in browser.get("/dicomweb/studies").json()}
+        # one token's windows share a pass: what was opened before stays open, as far as it may still be read
+        assert uid in read == found
+        assert len(read) <= shown
+        assert all(judge.sees(studies[one], "r") for one in read)
 
 
 # ---------------------------------------------------------------------------------------------------- peer review, drafts

@@ -13,31 +13,36 @@ from conftest import BASE, As, order, patient
 from pydicom.data import get_testdata_file
 from starlette.testclient import TestClient
 
+from fhirserver.operations import OPERATIONS
+
 READ_TYPE = "urn:fhirserver:CodeSystem:read-type"
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 REASON = {"text": "because"}
+_TEXTS = frozenset({"code", "string", "markdown", "canonical", "date", "dateTime"})
 
 
 def parameters(**values: Any) -> dict[str, Any]:
-    """Python values -> a Parameters resource."""
-    rows = []
-    for name, value in values.items():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict) and "resourceType" in one:
-                rows.append({"name": name, "resource": one})
-            else:
-                kind = (
-                    "Boolean"
-                    if isinstance(one, bool)
-                    else "Integer"
-                    if isinstance(one, int)
-                    else "Code"
-                    if isinstance(one, str)
-                    else None
-                )
-                kind = kind or ("Reference" if "reference" in one else "CodeableConcept")
-                rows.append({"name": name, f"value{kind}": one})
+    """Python values -> a Parameters resource, each as the data type that an operation declares for this name."""
+    rows = [
+        {"name": name, _key(name, one): one}
+        for name, value in values.items()
+        for one in (value if isinstance(value, list) else [value])
+    ]
     return {"resourceType": "Parameters"} | ({"parameter": rows} if rows else {})
+
+
+def _key(name: str, value: Any) -> str:
+    declared = [p.type for operation in OPERATIONS for p in operation.inputs if p.name == name]
+    if isinstance(value, dict) and "resourceType" in value:
+        return "resource"
+    if isinstance(value, dict):
+        complex_ = (type_ for type_ in declared if type_[0].isupper() and type_ != "Reference")
+        type_ = "Reference" if "reference" in value else next(complex_, "CodeableConcept")
+    elif isinstance(value, str):
+        type_ = next((type_ for type_ in declared if type_ in _TEXTS), "code")
+    else:
+        type_ = {bool: "boolean", int: "integer"}.get(type(value), "decimal")
+    return f"value{type_[0].upper()}{type_[1:]}"
 
 
 def out(reply: Any) -> dict[str, Any]:
@@ -123,6 +128,20 @@ class Network:
         asked, t0, attempt = self.started(name, **members)
         opened = out(self.reader(name).post(f"Task/{attempt['id']}/$start-report"))
         return asked, t0, attempt, opened["report"], opened["draft"]
+
+    def signed(self, name: str = "anna", **members: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """(order, T0, final report)"""
+        asked, t0, _, report, draft = self.reporting(name, **members)
+        said = answered(draft, findings="No bleeding.", impression="Normal.")
+        body = parameters(attest=True, response=said)
+        return asked, t0, out(self.reader(name).post(f"DiagnosticReport/{report['id']}/$sign", json=body))["report"]
+
+    def person(self, organization: str, role: str, name: str | None = None) -> TestClient:
+        """Somebody in a role, who is a Practitioner where they are named."""
+        who = f"{organization}-{name}" if name else None
+        return self.as_(
+            organization, scope="user/*.cruds", user=f"{who or organization}-{role}", roles=(role,), practitioner=who
+        )
 
     def get(self, path: str) -> dict[str, Any]:
         reply = self.centre.get(path)
