@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import ssl
 import subprocess
@@ -477,6 +478,29 @@ def test_a_full_spool_asks_the_modality_to_try_again(tmp_path):
     finally:
         taking.stop()
         spool.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="needs to mount a small disk")
+def test_a_disk_that_is_full_is_told_and_nothing_of_it_is_left(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    spool = Spool(tmp_path / "spool", 10_000_000, 0)
+    taking = listener(spool, "127.0.0.1", free_port(), None, frozenset(), 5, 10_000_000)
+    taking.start()
+    try:
+        wait_until(lambda: taking.owns)
+        with Caller(taking._place.port) as caller:
+            assert caller.store("1.2.3", bytes(3_000_000))[0] == 0xA700
+            assert list((spool.folder / "incoming").iterdir()) == []
+            assert caller.store("1.2.4", bytes(300_000)) == (0, "")
+            assert [entry.uid for entry in spool.take(5, 10_000_000, 0)] == ["1.2.4"]
+    finally:
+        taking.stop()
+        spool.close()
+        subprocess.run(["umount", str(tmp_path)], check=False)
 
 
 # ---------------------------------------------------------------- the command
