@@ -30,7 +30,7 @@ from test_stow import changed, uid
 from fhirserver.__main__ import main
 from fhirserver.app import create_app
 from fhirserver.settings import Settings
-from imaging import part10
+from imaging import cstore, part10
 from imaging.blobs import Incoming
 from imaging.dataset import parse
 from imaging.dimse import Status
@@ -347,6 +347,8 @@ CERTIFICATE = "ab" * 32
         (Source("A", "o", addresses=("10.0.0.0/24",)), "10.0.0.5", CERTIFICATE, False, False),
         (Source("A", "o", addresses=("10.0.0.0/24",)), "10.0.0.5", None, True, True),
         (Source("A", "o", addresses=("10.0.0.0/24",)), "10.0.1.5", None, True, False),
+        (Source("A", "o", addresses=("10.0.0.0/24",)), "::ffff:10.0.0.5", None, True, True),
+        (Source("A", "o", addresses=("10.0.0.0/24",)), "::ffff:10.0.1.5", None, True, False),
         (Source("A", "o", addresses=("10.0.0.0/24",)), "127.0.0.1", None, True, False),
         (Source("A", "o", CERTIFICATE), "10.0.0.5", CERTIFICATE, False, True),
         (Source("A", "o", CERTIFICATE), "10.0.0.5", "cd" * 32, True, False),
@@ -370,6 +372,18 @@ def test_two_facilities_may_use_one_title_when_they_can_be_told_apart(server):
     assert sources.known("SHARED", "10.0.0.1", CERTIFICATE, False).organization == "hospital"
     assert sources.known("SHARED", "10.0.0.1", "cd" * 32, False).organization == "office"
     assert sources.known("SHARED", "10.0.0.1", None, True) is None
+
+
+def test_a_registration_that_ends_ends_what_is_sent_by_it(port, ct, server, monkeypatch):
+    monkeypatch.setattr(cstore, "_LOOK", 0.0)
+    server.installation.sources.add(Source("LEAVING", "hospital"))
+    with Caller(port, calling="LEAVING") as caller:
+        assert caller.store(*_sent(ct())) == (0, "")
+        server.installation.sources.remove("LEAVING", "hospital")
+        assert caller.store(*_sent(ct()))[0] == 0x0124
+        server.installation.sources.add(Source("LEAVING", "office"))
+        assert caller.store(*_sent(ct()))[0] == 0x0124
+        server.installation.sources.remove("LEAVING", "office")
 
 
 @pytest.fixture
