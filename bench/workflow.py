@@ -72,7 +72,8 @@ class Network:
         self.tokens |= {name: self._token("centre", name) for name in self.readers}
 
     def _token(self, organization: str, reader: str | None = None) -> str:
-        self.auth.clients.add(organization, "system/*.cruds user/*.cruds", secret="secret", organization=organization)
+        if self.auth.clients.get(organization) is None:
+            self.auth.clients.add(organization, "system/*.cruds user/*.cruds", secret="secret", organization=organization)
         if reader:
             self.auth.add_user(reader, ("reader",), f"centre-{reader}", organization)
         user = self.auth.people.get(reader) if reader else None
