@@ -60,6 +60,8 @@ def _approved(ctx: Context, report: Item, named: Mapping[str, Any]) -> str:
 
 def _preliminary(ctx: Context, report: Item) -> revising.Signed:
     """One that is out, whose final reading has not been signed."""
+    if not work.made_here(report.data):
+        raise Conflict("This report was not made by a reading here.")
     orders = [order for reference in work.based_on(report.data) if (order := work.item(ctx, reference))]
     tasks = [work.chain(ctx, t0)[-1] for order in orders if (t0 := work.coordination(ctx, order))]
     if not tasks:
