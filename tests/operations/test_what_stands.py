@@ -154,6 +154,6 @@ def test_an_imported_report_is_no_reading_of_the_network(network, path, inputs):
         "subject": {"reference": f"Patient/{subject}"},
     }
     report = network.centre.post("DiagnosticReport", json=body).json()
-    who = network.reader("anna")
+    who = network.as_("centre", scope="user/*.cruds", user="dana", roles=("reader", "dispatcher"), practitioner="centre-dora")
     assert_outcome(who.post(f"DiagnosticReport/{report['id']}/{path}", json=parameters(**inputs)), 409, "conflict")
     assert network.get(f"DiagnosticReport/{report['id']}") == report
