@@ -16,7 +16,7 @@ from fhirserver.versions import owned_by
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 
-PATIENT_MISMATCH, SET_ASIDE, PATIENT_CHANGED = "patient-mismatch", "set-aside", "patient-changed"
+PATIENT_MISMATCH, SET_ASIDE, PATIENT_CHANGED = coding.PATIENT_MISMATCH, "set-aside", "patient-changed"
 LATE_IMAGES, SAME_EXAMINATION = "images-after-signing", "same-examination"
 _TOLD = {
     PATIENT_MISMATCH: "The study's accession number is that of an order for another patient: link it, correct it or reject it.",

@@ -14,6 +14,7 @@ from fhirserver.moments import milliseconds
 from fhirserver.search.reference import local
 from fhirserver.versions import FOREVER, Grant
 from fhirserver.work import Item
+from fhirserver.workflow import coding
 
 _PASSED_ON = ("DiagnosticReport", "ImagingStudy", "DocumentReference", "Observation")
 
@@ -53,12 +54,29 @@ def _shared(ctx: Context, order: Item) -> Iterator[tuple[Item, str | None]]:
     yield patient, facility
     for study in work.studies(ctx, order):
         yield study, _owner(study, order, "ServiceRequest.supportingInfo")
+    for study in unverified(ctx, order):
+        yield study, facility
     for number, reference in enumerate(order.data.get("supportingInfo", ())):
         where = f"ServiceRequest.supportingInfo[{number}]"
         named = work.item(ctx, reference.get("reference", ""))
         if named is not None and named.stored.type != "ImagingStudy" and "*" not in named.stored.base:
             yield named, _owner(named, order, where)
             yield from ((binary, facility) for binary in _attachments(ctx, named) if binary.stored.owner == facility)
+
+
+def unverified(ctx: Context, order: Item) -> list[Item]:
+    """Of a stat order the studies that claim to be its, though their patient is another, until somebody has settled it: who reads
+    the order sees them, under a banner."""
+    if order.data.get("priority") != "stat":
+        return []
+    rows = work.items(ctx, (order.stored.owner,), "Task", ("code", f"{coding.TASK_TYPE}|reconcile"), ("status", "requested"))
+    claimed = [
+        row.data["focus"]["reference"]
+        for row in rows
+        if coding.PATIENT_MISMATCH in coding.codes(row.data.get("reasonCode"))
+        and any(given.get("valueReference", {}).get("reference") == order.reference for given in row.data.get("input", ()))
+    ]
+    return [study for reference in claimed if (study := work.item(ctx, reference)) is not None]
 
 
 def _owner(named: Item, order: Item, where: str) -> str | None:

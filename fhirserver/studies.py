@@ -36,7 +36,8 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
         patient, found = before, Match()  # a study with a report is moved by people alone
     orders = _orders(ctx, study, patient, found, known)
     status = "available" if complete or known.get("status") == "available" else "registered"
-    resource = built(known | imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner)))
+    told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
+    resource = built(_bannered(ctx, known, found if not orders else Match()) | told)
     if current is None or current.deleted or not unchanged(resource, current):
         put(ctx, ctx.store.types["ImagingStudy"], resource, id_, current, "PUT" if current else "POST")
     for order in orders:
@@ -66,12 +67,32 @@ def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document
     return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 
+# What who reads a stat order is told of images that claim to be its
+UNVERIFIED = "UNVERIFIED: the patient in these images is not the order's. They are shown because the order is stat."
+
+
+def _bannered(ctx: Context, known: Document, found: Match) -> Document:
+    """The known resource with the banner, where it belongs, or without it."""
+    notes = [note for note in known.get("note", ()) if note.get("text") != UNVERIFIED]
+    if _stat(ctx, found):
+        notes.append({"text": UNVERIFIED})
+    rest = {name: value for name, value in known.items() if name != "note"}
+    return rest | ({"note": notes} if notes else {})
+
+
+def _stat(ctx: Context, found: Match) -> list[Item]:
+    rows = (work.item(ctx, reference) for reference in found.conflicting)
+    return [row for row in rows if row is not None and row.data.get("priority") == "stat"]
+
+
 def _looked_at(
     ctx: Context, study: Study, id_: str, patient: str, found: Match, now: Document, before: Document
 ) -> None:  # fmt: skip
     """What people have to decide of it."""
     if found.conflicting and not now.get("basedOn"):
         reconciling.ask(ctx, study.owner, id_, patient, reconciling.PATIENT_MISMATCH, found.conflicting)
+        for order in _stat(ctx, found):
+            _given(ctx, order, study.owner, id_)
     if study.quarantined:
         once = "|".join(sorted(one.digest for one in study.quarantined))
         reconciling.ask(ctx, study.owner, id_, patient, reconciling.SET_ASIDE, work.based_on(now), once)
@@ -218,14 +239,19 @@ def follow_order(ctx: Context, facility: str, reference: str, study_id: str, stu
         return True
     if order.data["subject"].get("reference") != study["subject"].get("reference"):
         return False
-    for grant in order.stored.grants:
-        if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
-            ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), facility)
-    ctx.changes.guard(order.stored)  # a dispatch at this moment and this arrival do not miss each other
+    _given(ctx, order, facility, study_id)
     t0 = work.coordination(ctx, order)
     if t0 is not None:
         _worked_on(ctx, order, t0, study_id, study)
     return True
+
+
+def _given(ctx: Context, order: Item, facility: str, study_id: str) -> None:
+    """Who sees the order sees the study."""
+    for grant in order.stored.grants:
+        if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
+            ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), facility)
+    ctx.changes.guard(order.stored)  # a dispatch at this moment and this arrival do not miss each other
 
 
 def _worked_on(ctx: Context, order: Item, t0: Item, study_id: str, study: Document) -> None:

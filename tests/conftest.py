@@ -101,7 +101,7 @@ class Server:
         assert client is not None
         if user:
             self.auth.add_user(user, roles, practitioner, organization)
-        return self.auth.issue(client, self.auth.people.get(user) if user else None, scope, 600, patient)
+        return self.auth.issue(client, self.auth.people.get(user) if user else None, scope, 3600, patient)
 
     def close(self) -> None:
         if "FHIRSERVER_MONGODB_URI" in os.environ:  # the embedded one, which syncs each document that it drops, goes as a whole

@@ -11,7 +11,7 @@ from fhirserver.errors import BadRequest, BusinessRule, Conflict, Forbidden
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.sharing import share_again
-from fhirserver.studies import follow_order
+from fhirserver.studies import UNVERIFIED, follow_order
 from fhirserver.validation import Document
 from fhirserver.versions import Write
 from fhirserver.work import Item
@@ -51,7 +51,12 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     note = [{"text": inputs["note"], "time": work.timestamp(ctx.now)}] if "note" in inputs else []
     notes = [*task.data.get("note", ()), *note]
     members = {"output": [*task.data.get("output", ()), said], **({"note": notes} if notes else {})}
-    return {"return": work.change(ctx, task, None, status="completed", **members)}
+    done = work.change(ctx, task, None, status="completed", **members)
+    for given in task.data.get("input", ()):  # what a stat order showed unverified is shown as what it is, or no longer
+        order = work.item(ctx, given.get("valueReference", {}).get("reference", ""))
+        if order is not None and order.stored.type == "ServiceRequest" and order.stored.owner == facility:
+            share_again(ctx, order)
+    return {"return": done}
 
 
 def _permitted(ctx: Context, task: Item, reason: str, decision: str) -> None:
@@ -101,6 +106,8 @@ def _moved(ctx: Context, facility: str, study: Item, inputs: Mapping[str, Any], 
         kept = [reference for reference in before if reference not in orders]
         orders = [*before, *(reference for reference in orders if reference not in before)]
     document = {name: value for name, value in study.data.items() if name != "basedOn"} | {"subject": subject}
+    if notes := [note for note in document.pop("note", ()) if note.get("text") != UNVERIFIED]:
+        document["note"] = notes
     if orders:
         document["basedOn"] = [{"reference": reference} for reference in orders]
     work.save(ctx, study, document)

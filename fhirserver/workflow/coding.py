@@ -34,6 +34,9 @@ CONNECTION_TYPE = "http://terminology.hl7.org/CodeSystem/endpoint-connection-typ
 REQUIRES_TOKEN = "http://hl7.org/fhir/smart-app-launch/StructureDefinition/requires-access-token"
 TIMEZONE = "http://hl7.org/fhir/StructureDefinition/timezone"
 
+# Why images and record do not agree: the accession number is that of an order for another patient.
+PATIENT_MISMATCH = "patient-mismatch"
+
 # A kind of Task that the server makes: the review of an access that overrode a patient's restriction.
 EMERGENCY = "emergency-access"
 

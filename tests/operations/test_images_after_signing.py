@@ -99,3 +99,42 @@ def test_a_study_with_a_report_is_not_moved_by_the_server(network, signed, someb
     assert_outcome(refused, 409, "conflict")
     assert network.get(f"DiagnosticReport/{report['id']}")["status"] == "final"
     assert order["identifier"][0]["value"] == number
+
+
+# ---------------------------------------------------------------- stat, and another patient in the header
+
+
+@pytest.mark.parametrize(("priority", "status"), [("stat", 200), ("urgent", 404)])
+def test_images_of_a_stat_order_are_shown_under_a_banner_though_their_patient_is_another(network, somebody, priority, status):
+    """Until a person has settled it; of other orders they are the facility's alone."""
+    asked = network.ordered(priority=priority)
+    t0 = network.dispatch(asked, expectImages=True)
+    members = {
+        "PatientID": "SOMEBODY-ELSE",
+        "StudyInstanceUID": pydicom.uid.generate_uid(),
+        "SeriesInstanceUID": pydicom.uid.generate_uid(),
+    }
+    dataset = send(network, asked, **members)
+    query = f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{dataset.StudyInstanceUID}"
+    [entry] = network.hospital.get(query).json()["entry"]
+    study = entry["resource"]
+    web = TestClient(network.server.app, base_url=f"{BASE}/dicomweb", headers=dict(network.centre.headers))
+    shown = network.centre.get(f"ImagingStudy/{study['id']}")
+    assert shown.status_code == status
+    assert web.get(f"/studies/{dataset.StudyInstanceUID}/metadata").status_code == status
+    assert network.centre.get(study["subject"]["reference"]).status_code == 404
+    assert network.get(f"Task/{t0['id']}")["businessStatus"]["coding"][0]["code"] == "awaiting-images"
+    if status == 200:
+        assert "UNVERIFIED" in shown.json()["note"][0]["text"]
+    else:
+        assert "note" not in study
+    order = network.hospital.get(f"ServiceRequest/{asked['id']}").json()
+    again = network.hospital.put(f"ServiceRequest/{asked['id']}", json=order | {"note": [{"text": "look"}]})
+    assert again.status_code == 200
+    assert network.centre.get(f"ImagingStudy/{study['id']}").status_code == status
+    [task] = tasks(network.hospital, f"ImagingStudy/{study['id']}", "patient-mismatch")
+    inputs = parameters(decision="correct", patient={"reference": f"Patient/{somebody['id']}"})
+    done = network.hospital.post(f"Task/{task['id']}/$reconcile", json=inputs)
+    assert done.status_code == 200, done.text
+    assert network.centre.get(f"ImagingStudy/{study['id']}").status_code == 404
+    assert "note" not in network.hospital.get(f"ImagingStudy/{study['id']}").json()
