@@ -72,7 +72,8 @@ class Network:
         self.tokens |= {name: self._token("centre", name) for name in self.readers}
 
     def _token(self, organization: str, reader: str | None = None) -> str:
-        self.auth.clients.add(organization, "system/*.cruds user/*.cruds", secret="secret", organization=organization)
+        if self.auth.clients.get(organization) is None:
+            self.auth.clients.add(organization, "system/*.cruds user/*.cruds", secret="secret", organization=organization)
         if reader:
             self.auth.add_user(reader, ("reader",), f"centre-{reader}", organization)
         user = self.auth.people.get(reader) if reader else None
@@ -249,20 +250,18 @@ def _right(answer: Answer, *statuses: int) -> Any:
     return answer.json()
 
 
-def run(net: Network) -> str:
+def run(net: Network, requests: int) -> str:
     final = [name for number, name in enumerate(net.readers) if number % 5 and number % 25 != 24]
     for view, people in (("pool", final), ("dispatch", ["centre"]), ("mine", final)):
-        asks = [_asking(net, people[i % len(people)], "GET", f"Task/$worklist?view={view}") for i in range(100)]
+        asks = [_asking(net, people[i % len(people)], "GET", f"Task/$worklist?view={view}") for i in range(requests)]
         bundles = net.measure(f"$worklist, {view}, first page", asks)
         whole = [sum(e["search"]["mode"] == "match" for e in b.get("entry", ())) for b in bundles]
         assert view == "mine" or set(whole) == {50}, whole
-    tasks = net.waiting(160, "coordinate")
-    rows = net.measure(
-        "$candidates of 200 readers", [_asking(net, "centre", "GET", f"Task/{t}/$candidates") for t in tasks[:60]]
-    )
+    tasks = net.waiting(requests, "coordinate")
+    rows = net.measure("$candidates of 200 readers", [_asking(net, "centre", "GET", f"Task/{t}/$candidates") for t in tasks])
     assert {sum(row["name"] == "candidate" for row in one["parameter"]) for one in rows} == {READERS}
-    attempts = net.waiting(100, "pool")
-    claims = [(final[i], f"Task/{attempt}/$claim") for i, attempt in enumerate(attempts)]
+    attempts = net.waiting(requests, "pool")
+    claims = [(final[i % len(final)], f"Task/{attempt}/$claim") for i, attempt in enumerate(attempts)]
     taken = net.measure("$claim", [_asking(net, who, "POST", path, parameters()) for who, path in claims])
     assert all(task["status"] == "accepted" for task in taken)
     taken = net.measure("$claim, start", [_asking(net, who, "POST", path, parameters(start=True)) for who, path in claims])
@@ -323,6 +322,7 @@ def race(net: Network) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=2000, help="that are open")
+    parser.add_argument("--requests", type=int, default=100, help="of each kind")
     parser.add_argument("--database-pid", type=int, help=f"the process whose CPU is the database's, where {URI} is set")
     options = parser.parse_args()
     folder, name = Path(tempfile.mkdtemp(prefix="fhirserver-workflow-")), f"workflow_{os.getpid()}"
@@ -338,7 +338,7 @@ def main() -> None:
         net.people()
         net.load(options.tasks)
         net.rest()
-        told = f"{run(net)}\n{race(net)}"
+        told = f"{run(net, options.requests)}\n{race(net)}"
         count = net.database["Task"].count_documents({"w": "dispatch|Organization/centre"})
         print(f"\n{READERS} readers, {options.tasks} open Tasks, {count} readings still open at the end.\n")
         print("\n".join(table(net.rows)) + f"\n\n{told}")

@@ -40,7 +40,7 @@ echo "3 It uploads a head CT by STOW-RS, and says that it is worse."
 "$BIN/python" - "$work/ct.dcm" "S$number" "A$number" <<'PY'
 import sys
 from fhirserver.demo.files import sample
-from imaging.dataset import relabelled
+from imaging.dataset.files import relabelled
 file, patient, accession = sys.argv[1:]
 open(file, "wb").write(relabelled(sample("693_UNCI.dcm"), PatientID=patient, AccessionNumber=accession, PatientName="Nowak^Julia", PatientBirthDate="19700502"))
 PY

@@ -6,10 +6,9 @@ import gc
 import hmac
 import logging
 import secrets
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +17,6 @@ from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import ConnectionFailure
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
@@ -31,11 +29,9 @@ from auth.records import Records
 from auth.scopes import parse, parse_all
 from auth.server import Event, Server
 from auth.store import AuthStore
-from fhirserver import agreements, health, replay, rest, scoped, timers, trail
-from fhirserver.arrivals import Arrivals
+from fhirserver import agreements, health, imagery, replay, rest, scoped, timers, trail
 from fhirserver.dispatch import dispatch, retried
-from fhirserver.errors import Conflict, InvalidToken, Unavailable
-from fhirserver.fetching import Parts
+from fhirserver.errors import InvalidToken, Unavailable
 from fhirserver.jobs import Job, Jobs
 from fhirserver.launching import Launching
 from fhirserver.messages import Context, Line, Reply, Request
@@ -46,30 +42,19 @@ from fhirserver.pages import home
 from fhirserver.pages.viewer import edge as viewer
 from fhirserver.pages.viewer.ohif import Dist
 from fhirserver.pages.viewer.opening import Opening
-from fhirserver.pulling import Pulling
 from fhirserver.reindex import Definitions, Reindexing
 from fhirserver.resources import served
 from fhirserver.restrictions import Restrictions
 from fhirserver.room import Room
 from fhirserver.search.index import index, indexes
 from fhirserver.search.reference import relative
-from fhirserver.sending import Sending
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.templates import templates
 from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
-from fhirserver.versions import EVERYTHING, Changes, Touched
-from imaging import blobs, dicomweb, keeping, qido, stow
-from imaging.archive import Archive
-from imaging.attributes import INSTANCE
-from imaging.cstore import Storing
-from imaging.decoding import Decoders
-from imaging.deliveries import Deliveries
-from imaging.destinations import Destinations
-from imaging.index import Index
-from imaging.listener import Listener, Place, client_certificates, loopback
-from imaging.sources import Sources
+from fhirserver.versions import EVERYTHING, Changes
+from imaging import dicomweb
 
 log = logging.getLogger("fhirserver.app")
 
@@ -115,25 +100,16 @@ class Installation:
         self.server = Server(self.auth, settings.base, self.grantable, self.note_event)
         self.passes = Passes(self.auth, settings.base.startswith("https://"))
         self.launching = Launching(self.context)
-        self.index = Index(database)
-        self.blobs = blobs.opened(settings.blobs, settings.blob_dir, settings.s3_endpoint)
-        self.decoders = Decoders()
-        self.sources = Sources(database)
-        self.listener: Listener | None = None
-        self.destinations = Destinations(database, lambda: self.seal)
-        self.deliveries = Deliveries(database)
-        self.sending = Sending(
-            self.store, self.index, self.blobs, self.destinations, self.deliveries,
-            lambda owner: self.context(Principal("sending", owner)), self.trail.append, clock,
-        )  # fmt: skip
-        self.arrivals = Arrivals(
-            self.store, self.index, lambda owner: self.context(Principal("archive", owner)), clock, settings.study_quiet_seconds,
-            self.sending.consider,
-        )  # fmt: skip
-        self.pulling = Pulling(
-            self.store, self.destinations, lambda owner: self.context(Principal("pulling", owner)),
-            Parts(self.index, self.blobs, self.pulled, self.trail.append, self.room.enough, clock), self.sending.back,
-        )  # fmt: skip
+        given = imagery.Given(
+            self.context,
+            self.restricted,
+            self.authenticate_images,
+            self.trail.append,
+            lambda: self.seal,
+            self.derived_id,
+            clock,
+        )
+        self.images = imagery.Images(settings, database, self.store, self.room, given)
         self.timers = Timers(self.store, lambda owner: self.context(Principal("timer", owner)), clock)
         self.definitions = Definitions(self.store, settings.organization)
         self.restrictions = Restrictions(self.store, base)
@@ -143,22 +119,16 @@ class Installation:
             self.store,
             (
                 Job("audit", 5.0, self.store_audit, shared=False),
-                Job("studies", 0.5, self.arrivals.settle),
-                Job("sending", 1.0, self.sending.step, shared=False),
-                Job("pulling", 2.0, self.pulling.step, shared=False),
+                *self.images.jobs(),
                 Job("timers", 1.0, self.timers.ring),
                 Job("lapsing", 3600.0, self.announce_lapsing),
                 Job("trail", 15.0, lambda: trail.of_writes(self.store)),
-                Job("uploads", 3600.0, self.sweep_uploads, shared=False),
-                Job("marks", 600.0, self.mark_images),
-                Job("orphans", 21_600.0, self._sweep_orphans),
                 Job("definitions", 1.0, self.refresh, shared=False),
                 Job("reindexing", 1.0, self.reindexing.step, due=self.reindexing.due),
                 Job("claims", 3600.0, lambda: self.store.drop_claims(milliseconds(clock()) - 3_600_000)),
                 Job("answers", 3600.0, lambda: self.store.drop_answers(milliseconds(clock()) - replay.KEPT)),
             ),
         )
-        self._studies: dict[tuple[str, str], tuple[float, Touched]] = {}
         self._seal: Seal | None = None
         self._secret: bytes | None = None
 
@@ -172,10 +142,7 @@ class Installation:
         """Before the first request: indexes, the installation's own Organization, audit files that a crash left."""
         with translated():
             self.auth.prepare()
-            self.index.prepare()
-            self.sources.prepare()
-            self.deliveries.prepare()
-        self._images_up()  # what is wrong with their store is in the log from the start
+            self.images.prepare()
         self.refresh()
         self.trail.adopt()
         self._found_home()
@@ -185,31 +152,10 @@ class Installation:
         self.definitions.refresh()
         self.restrictions.refresh()
 
-    def listen(self) -> None:
-        """For modalities, where a port is set. Error: ValueError where the settings would take images from anyone."""
-        settings = self.settings
-        if settings.dimse_port is None:
-            return
-        tls = None
-        if settings.dimse_tls_cert:
-            if not (settings.dimse_tls_key and settings.dimse_tls_ca):
-                raise ValueError("FHIRSERVER_DIMSE_TLS_CERT needs FHIRSERVER_DIMSE_TLS_KEY and FHIRSERVER_DIMSE_TLS_CA")
-            tls = client_certificates(settings.dimse_tls_cert, settings.dimse_tls_key, settings.dimse_tls_ca)
-        elif not (settings.dimse_by_address or loopback(settings.dimse_host)):
-            raise ValueError(
-                "an AE title proves nothing: on an address beyond loopback set FHIRSERVER_DIMSE_TLS_CERT, _KEY and _CA, "
-                "or FHIRSERVER_DIMSE_BY_ADDRESS where sources may be proven by their addresses alone"
-            )
-        place = Place(settings.dimse_host, settings.dimse_port, settings.dimse_ae_title, tls, settings.dimse_associations)
-        self.listener = Listener(place, Storing(self.archive(), self.sources, settings.dimse_by_address).admit)
-
     def close(self) -> None:
-        if self.listener:
-            self.listener.stop()
-        self.sending.stop()
-        self.pulling.stop()
+        self.images.stop()
         self.jobs.stop()
-        self.decoders.close()
+        self.images.decoders.close()
         self.store_audit()
 
     def store_audit(self) -> None:
@@ -224,15 +170,13 @@ class Installation:
             "",
             [("", float(self.settings.disk_reserve_bytes))],
         )
-        if self.listener and self.listener.owns:
-            yield "fhirserver_dicom_associations", "DICOM associations", "", [("", float(self.listener.associations))]
         waiting = [("", float(self.trail.waiting()))]
         yield "fhirserver_audit_files_waiting", "Files of audit lines that are not in the database yet", "", waiting
-        yield "fhirserver_images_up", "Whether the store of the images' bytes answers", "", [("", float(self._images_up()))]
+        yield from self.images.gauges()
         try:
             self.store.ping()
             progress = self.reindexing.progress()
-            sending = list(self.sending.gauges())
+            sending = list(self.images.sending.gauges())
         except Unavailable:
             yield "fhirserver_database_up", "Whether the database answers", "", [("", 0.0)]
             return
@@ -240,47 +184,6 @@ class Installation:
         share = [(name, one.done / one.total if one.total else 0.0) for name, one in progress.items()]
         yield "fhirserver_reindexing_ratio", "Share of a type's resources that was looked at", "type", share
         yield from sending
-
-    def pulled(self, owner: str, uid: str, whole: bool) -> None:
-        """Instances of an earlier study were fetched."""
-        self.arrivals.update(owner, uid, complete=whole)
-
-    def sweep_uploads(self) -> None:
-        with self._images():
-            self.blobs.sweep(time.time() - _DAY)
-
-    def sweep_orphans(self, *, force: bool = False) -> list[blobs.Kept]:
-        """Files that no row names, when they are a day old. Errors: NotSweptError, where they seem to be something else."""
-        with translated(), self._images():
-            return keeping.sweep(self.index, self.blobs, time.time() - _DAY, force=force)
-
-    def mark_images(self) -> None:
-        with translated(), self._images():
-            keeping.mark(self.index, self.blobs)
-
-    def _sweep_orphans(self) -> None:
-        try:
-            removed = self.sweep_orphans()
-        except keeping.NotSweptError as error:
-            log.warning("Images without a row: %s", error)
-            return
-        if removed:
-            log.info("Removed %d images' files that no row names", len(removed))
-
-    def _images_up(self) -> bool:
-        try:
-            self.blobs.marked()
-        except blobs.Away:
-            return False
-        return True
-
-    @contextmanager
-    def _images(self) -> Iterator[None]:
-        """Errors: Unavailable, where the store of the images is away."""
-        try:
-            yield
-        except blobs.Away as error:
-            raise Unavailable(str(error)) from None
 
     def announce_lapsing(self) -> None:
         """Of the privileges that each organisation gave, in the time that its policy names."""
@@ -308,49 +211,16 @@ class Installation:
     def records(self) -> Records:
         return Records(self.launching.context, self.launching.choices, self.launching.accesses)
 
-    def unavailable(self, error: Exception) -> bool:
-        return isinstance(error, (Unavailable, ConnectionFailure, blobs.Away))
-
-    def note_images(self, principal: Principal, interaction: str, rows: list[tuple[str, str]], query: str) -> None:
-        touched = tuple(self._touched_study(owner, uid) for owner, uid in dict.fromkeys(rows))
-        self.trail.append(Line(principal, "read", self.clock(), "0", touched, query, interaction))
-
-    def _touched_study(self, owner: str, uid: str) -> Touched:
-        """The study and whose it is, as it was a minute ago at most: each frame of a series asks."""
-        until, known = self._studies.get((owner, uid), (0.0, None))
-        if known is None or until < time.monotonic():
-            id_ = self.derived_id("ImagingStudy", owner, uid)
-            rows = self.store.fetch("ImagingStudy", [id_], EVERYTHING)
-            known = rows[0].touched if rows else (f"ImagingStudy/{id_}", owner, (), ())
-            if len(self._studies) > 10_000:
-                self._studies.clear()
-            self._studies[owner, uid] = (time.monotonic() + (60.0 if rows else 0.0), known)
-        return known
-
-    def archive(self) -> Archive:
-        return Archive(
-            blobs=self.blobs,
-            index=self.index,
-            decoders=self.decoders,
-            base=f"{self.settings.base}/dicomweb",
-            max_request=self.settings.max_upload_bytes,
-            max_part=self.settings.max_part_bytes,
-            authenticate=self.authenticate_images,
-            see=self.arrivals.see,
-            arrived=self.arrivals.arrived,
-            arriving=self.arrivals.arriving,
-            left=self.arrivals.left,
-            note=self.note_images,
-            unavailable=self.unavailable,
-            room=self.room.enough,
-        )
+    def restricted(self, principal: Principal) -> Principal:
+        """With what patients keep from them."""
+        return self.restrictions.applied(principal, self.clock())
 
     def authenticate_images(self, header: str | None, cookies: str | None) -> Principal:
         """By a token, or else by the pass of a viewer."""
         with translated():
             principal = self.passes.holder(cookies) if header is None else bearer.authenticate(self.auth, header)
         self.restrictions.current()
-        return self.restrictions.applied(principal, self.clock())
+        return self.restricted(principal)
 
     def viewer(self) -> viewer.Parts:
         prefix = urlsplit(self.settings.base).path
@@ -362,23 +232,9 @@ class Installation:
             dist=dist,
             opening=Opening(self.context),
             authenticate=self.authenticate,
-            has_images=lambda principal, uid: bool(self._copies(principal, uid)),
-            instances=self._instances,
+            has_images=lambda principal, uid: bool(self.images.copies(principal, uid)),
+            instances=self.images.instances,
         )
-
-    def _copies(self, principal: Principal, uid: str) -> set[tuple[str, str]]:
-        with translated():
-            rows = self.index.copies(uid)
-        applied = self.restrictions.applied(principal, self.clock())
-        return self.arrivals.see(applied, "r", [(row["owner"], row["uid"]) for row in rows]) if rows else set()
-
-    def _instances(self, principal: Principal, uid: str) -> list[dict[str, Any]]:
-        """A study's, as a search for them tells them to this caller."""
-        applied = self.restrictions.applied(principal, self.clock())
-        asked = qido.parse(INSTANCE, [("StudyInstanceUID", uid)], {})
-        with translated():
-            found, _ = qido.search(asked, self.index, lambda rows: self.arrivals.see(applied, "s", rows), "")
-        return found
 
     def _found_home(self) -> None:
         """The installation's own Organization exists, so that orders can be addressed to it."""
@@ -420,17 +276,8 @@ class Installation:
             note=self.trail.append,
             derived_id=self.derived_id,
             withheld_from=lambda organization: self.restrictions.withheld_from(organization, now),
-            take_from_quarantine=self.take_from_quarantine,
+            take_from_quarantine=self.images.take_from_quarantine,
         )
-
-    def take_from_quarantine(self, owner: str, study: str, replace: bool) -> bool:
-        try:
-            with translated():
-                moved = stow.decided(owner, study, replace, self.blobs, self.index)
-                self.index.mark(owner, study, milliseconds(self.clock()))
-        except stow.PartlyResent:
-            raise Conflict("Not every image of the study was sent again for the other patient.") from None
-        return moved
 
     def derived_id(self, *parts: str) -> str:
         """The same each time, and not to be guessed without this installation's secret."""
@@ -456,7 +303,7 @@ def create_app(
     """The ASGI application over one database. ``crashes`` counts those of an embedded database."""
     installation = Installation(settings, database, clock)
     shown = installation.viewer()
-    installation.listen()
+    installation.images.listen()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -464,8 +311,8 @@ def create_app(
         if not shown.dist.installed:
             log.info("The image viewer is not installed (fhirserver viewer install): images open as plain pages")
         installation.jobs.start()
-        if installation.listener:
-            installation.listener.start()
+        if installation.images.listener:
+            installation.images.listener.start()
         gc.collect()
         gc.freeze()  # what is there at the start stays: the collector need not look at it at each of its rounds
         yield
@@ -479,11 +326,11 @@ def create_app(
     app.state.installation = installation
     # In the order of how often they are asked for: the router tries one after the other.
     pages = routes.install(
-        app, installation.server, installation.records(), lambda: installation.seal, installation.unavailable
+        app, installation.server, installation.records(), lambda: installation.seal, installation.images.unavailable
     )
     app.origins = installation.auth.clients.origins
     app.fhir = rest.install(app, installation.authenticate, installation.context)
-    dicomweb.install(app, installation.archive())
+    dicomweb.install(app, installation.images.archive())
     viewer.install(app, pages, shown)
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))

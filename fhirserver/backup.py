@@ -77,7 +77,7 @@ def backup(installation: Installation, file: str) -> None:
 
 def _members(installation: Installation, done: Tally) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Name, how many documents or files it is, content."""
-    notes, blobs, raw = installation.trail.folder, installation.blobs, installation.database.with_options(_RAW)
+    notes, blobs, raw = installation.trail.folder, installation.images.blobs, installation.database.with_options(_RAW)
     yield "manifest.json", 1, BytesIO(json.dumps({"version": VERSION, "time": str(installation.clock())}).encode())
     for id_ in sorted({path.stem for path in notes.iterdir() if path.stem.isalnum()}):
         for suffix in (".open", ".closed"):  # a file is renamed from the one to the other, then stored, then removed
@@ -88,7 +88,7 @@ def _members(installation: Installation, done: Tally) -> Iterator[tuple[str, int
         for name in names:
             for number, chunk in enumerate(_chunks(raw[name].find({}, session=session, batch_size=_BATCH)), 1):
                 yield f"collections/{name}/{number:06}.bson.gz", len(chunk), BytesIO(gzip.compress(b"".join(chunk), 1, mtime=0))
-        rows = installation.index.instances.find({}, {"digest": 1}, session=session, batch_size=_BATCH)
+        rows = installation.images.index.instances.find({}, {"digest": 1}, session=session, batch_size=_BATCH)
         wanted = array("Q", (short for short, _ in groupby(sorted(_short(row["digest"]) for row in rows))))
     there = bytearray(len(wanted))
     for kept in blobs.digests():
@@ -155,7 +155,7 @@ def _target(file: str) -> Iterator[IO[bytes]]:
 
 def restore(installation: Installation, file: str) -> None:
     """All of ``file`` (``-`` is standard input) into an empty database, or nothing. Error: RuntimeError."""
-    database, blobs, notes = installation.database, installation.blobs, list[Path]()
+    database, blobs, notes = installation.database, installation.images.blobs, list[Path]()
     if full := [name for name in database.list_collection_names() if database[name].find_one({}, {"_id": 1})]:
         raise RuntimeError(f"the database {database.name} is not empty: there is something in {', '.join(sorted(full)[:3])} …")
     bare = not any(True for _ in blobs.digests())
@@ -189,7 +189,7 @@ def _load(installation: Installation, source: IO[bytes], notes: list[Path]) -> N
         match member.name.split("/"):
             case ["manifest.json"] if not done and json.load(content)["version"] == VERSION:
                 installation.auth.prepare()
-                installation.index.prepare()
+                installation.images.index.prepare()
             case ["audit", id_] if done and id_.isalnum():
                 path = installation.trail.folder / f"{id_}.closed"
                 with suppress(FileExistsError), open(path, "xb") as file:  # one that is there has no less
@@ -202,12 +202,12 @@ def _load(installation: Installation, source: IO[bytes], notes: list[Path]) -> N
                 raw[name].insert_many(documents := decode_all(gzip.decompress(content.read()), _RAW))
                 number = len(documents)
             case ["blobs", digest] if done:
-                incoming = installation.blobs.receive()
+                incoming = installation.images.blobs.receive()
                 try:
                     shutil.copyfileobj(content, incoming, _BUFFER)
                     if incoming.digest != digest:
                         raise tarfile.ReadError(f"the image {digest} is not what it was")
-                    installation.blobs.keep(incoming)
+                    installation.images.blobs.keep(incoming)
                 finally:
                     incoming.discard()
             case ["end.json"] if json.load(content) == done:

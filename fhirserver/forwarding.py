@@ -119,7 +119,7 @@ def _add(options: argparse.Namespace, installation: Installation) -> None:
         issuer=options.issuer,
         secrets={name: value for name, value in secrets.items() if value},
     )
-    new = installation.destinations.add(destination)
+    new = installation.images.destinations.add(destination)
     print(f"destination {destination.name}: {_where(destination)}" + ("" if new else " (was there: replaced)"))
 
 
@@ -134,14 +134,14 @@ def _where(destination: Destination) -> str:
 
 
 def _remove(options: argparse.Namespace, installation: Installation) -> None:
-    if not installation.destinations.remove(options.name):
+    if not installation.images.destinations.remove(options.name):
         raise ValueError(f"no destination {options.name}")
-    installation.deliveries.drop(options.name)
+    installation.images.deliveries.drop(options.name)
     print(f"destination {options.name}: removed")
 
 
 def _list(options: argparse.Namespace, installation: Installation) -> None:
-    for one in installation.destinations.all():
+    for one in installation.images.destinations.all():
         uses = " and ".join(use for use, on in (("send", one.sends), ("query", one.queries)) if on)
         proof = ", ".join(_PROOFS[name] for name in sorted(one.secrets))
         print(
@@ -163,22 +163,22 @@ _PROOFS = {
 
 
 def _route_add(options: argparse.Namespace, installation: Installation) -> None:
-    to = installation.destinations.get(options.to)
+    to = installation.images.destinations.get(options.to)
     if to and options.facility and to.owner not in (options.facility, installation.settings.organization):
         raise ValueError(f"{to.name} is a destination of {to.owner}, which sends its own studies there and nobody else's")
     rule = Rule(options.name, options.to, options.facility, options.modality, options.body_part, options.priority)
-    new = installation.destinations.add_rule(rule)
+    new = installation.images.destinations.add_rule(rule)
     print(_said(rule) + ("" if new else " (was there: replaced)"))
 
 
 def _route_remove(options: argparse.Namespace, installation: Installation) -> None:
-    if not installation.destinations.remove_rule(options.name):
+    if not installation.images.destinations.remove_rule(options.name):
         raise ValueError(f"no route {options.name}")
     print(f"route {options.name}: removed")
 
 
 def _route_list(options: argparse.Namespace, installation: Installation) -> None:
-    for rule in installation.destinations.rules():
+    for rule in installation.images.destinations.rules():
         print(_said(rule))
 
 
@@ -196,20 +196,23 @@ def _said(rule: Rule) -> str:
 def _deliveries(options: argparse.Namespace, installation: Installation) -> None:
     now = milliseconds(installation.clock())
     if options.retry:
-        if installation.destinations.get(options.retry) is None:
+        if installation.images.destinations.get(options.retry) is None:
             raise ValueError(f"no destination {options.retry}")
-        count = installation.deliveries.retry(options.retry, now)
-        installation.destinations.reached(options.retry)
+        count = installation.images.deliveries.retry(options.retry, now)
+        installation.images.destinations.reached(options.retry)
         print(f"{options.retry}: {count} studies are tried again")
         return
-    for one in installation.destinations.all():
+    for one in installation.images.destinations.all():
         if one.sends:
-            counted, outage = installation.deliveries.figures(one.name), installation.destinations.outage(one.name)
+            counted, outage = (
+                installation.images.deliveries.figures(one.name),
+                installation.images.destinations.outage(one.name),
+            )
             oldest = f", the oldest for {(now - counted['oldest']) // 60_000} min" if counted["oldest"] else ""
             print(f"{one.name}: {counted['waiting']} waiting{oldest}, {counted['sent']} sent, {counted['failed']} failed")
             if outage:
                 print(f"  not reached since {_when(outage.since)}: {outage.reason}; next at {_when(outage.until)}")
-            for row in installation.deliveries.failures(one.name)[:20]:
+            for row in installation.images.deliveries.failures(one.name)[:20]:
                 print(f"  failed, of {row.owner}: study {row.study}: {row.reason}")
 
 

@@ -97,7 +97,7 @@ def _check(options: argparse.Namespace, settings: Settings, installed: Installed
         raise ValueError("--workers is 1 or more")
     found = Counter[str]()
     with installed(settings) as installation:
-        index, blobs = installation.index, installation.blobs
+        index, blobs = installation.images.index, installation.images.blobs
         with Progress(keeping.count(index), "objects") as progress:
             for finding in keeping.check(index, blobs, options.workers, time.time() - _UPLOADING, progress.step):
                 found[finding.problem] += 1
@@ -109,7 +109,7 @@ def _check(options: argparse.Namespace, settings: Settings, installed: Installed
 def _sweep(options: argparse.Namespace, settings: Settings, installed: Installed) -> int:
     with installed(settings) as installation:
         try:
-            removed = installation.sweep_orphans(force=options.force)
+            removed = installation.images.sweep_orphans(force=options.force)
         except keeping.NotSweptError as error:
             raise RuntimeError(f"{error}; if it is the right one, and current: fhirserver sweep-images --force") from None
     print(f"removed {len(removed):,} files, {sum(kept.size for kept in removed) / 1e6:,.1f} MB")

@@ -63,7 +63,7 @@ class Local:
         self._installation = installation
         self._principal = Principal("fhirserver store", organization)
         self._known = set[str]()
-        installation.index.prepare()
+        installation.images.index.prepare()
         installation.refresh()
 
     def results(self, found: Iterable[Found]) -> Iterator[Result]:
@@ -82,7 +82,7 @@ class Local:
     def _note(self, studies: set[str]) -> None:
         if studies:
             rows = [(self._principal.organization, uid) for uid in sorted(studies)]
-            self._installation.note_images(self._principal, "stow", rows, "")
+            self._installation.images.note(self._principal, "stow", rows, "")
             studies.clear()
 
     def _result(self, found: Found) -> Result:
@@ -105,21 +105,21 @@ class Local:
     def _stored(self, found: Found, head: Head, start: bytes, file: Reader) -> Result:
         installation, owner = self._installation, self._principal.organization
         installation.room.require()
-        incoming = installation.blobs.receive()
+        incoming = installation.images.blobs.receive()
         try:
             incoming.write(start)
             while chunk := file.read(PIECE):
                 incoming.write(chunk)
-            row = installation.index.instances.find_one({"_id": f"{owner}|{head.uid}"}, {"digest": 1})
+            row = installation.images.index.instances.find_one({"_id": f"{owner}|{head.uid}"}, {"digest": 1})
             there = row is not None and row["digest"] == incoming.digest
-            stored = stow.store(incoming, owner, installation.blobs, installation.index, None)
+            stored = stow.store(incoming, owner, installation.images.blobs, installation.images.index, None)
         finally:
             incoming.discard()
         if isinstance(stored, Refused):
             return Result(found, REFUSED, stored.text)
         if not there or stored.study not in self._known:  # what was cut off before may not have been told
             self._known.add(stored.study)
-            installation.arrivals.arrived(self._principal, owner, stored.study)
+            installation.images.arrivals.arrived(self._principal, owner, stored.study)
         if isinstance(stored, SetAside):
             return Result(found, WARNED, stored.text, stored.study)
         return Result(found, THERE if there else STORED, study=stored.study)

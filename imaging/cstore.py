@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 import traceback
+from collections.abc import Callable
 
 from auth.principal import Principal
 from imaging import stow
 from imaging.archive import Archive
 from imaging.blobs import Incoming
-from imaging.dataset import OUT_OF_RESOURCES, Refused
+from imaging.dataset import NOT_AUTHORIZED, OUT_OF_RESOURCES, Refused
 from imaging.dimse import PROCESSING_FAILURE, SUCCESS, Service, Status
 from imaging.part10 import Named
 from imaging.sources import Source, Sources
@@ -22,6 +24,8 @@ from imaging.upperlayer import Peer
 log = logging.getLogger("imaging.cstore")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOOK = 5.0  # seconds after which a source is looked up again: an association may last for days
+_NOT_KNOWN = Status(NOT_AUTHORIZED, "The source is not registered so any more.")
 _NO_ROOM = Status(OUT_OF_RESOURCES, "The server's disk is nearly full; try again later.")
 _AWAY = Status(OUT_OF_RESOURCES, "The database cannot be reached; try again later.")
 
@@ -33,20 +37,28 @@ class Storing:
         self._archive, self._sources, self._by_address = archive, sources, by_address
 
     def admit(self, peer: Peer) -> Service | None:
-        source = self._sources.known(peer.calling, peer.address, peer.fingerprint, self._by_address)
-        return _FromSource(self._archive, source) if source else None
+        def known() -> Source | None:
+            return self._sources.known(peer.calling, peer.address, peer.fingerprint, self._by_address)
+
+        source = known()
+        return _FromSource(self._archive, source, known) if source else None
 
 
 class _FromSource:
     """One association's instances."""
 
-    def __init__(self, archive: Archive, source: Source) -> None:
-        self._archive, self._source = archive, source
+    def __init__(self, archive: Archive, source: Source, known: Callable[[], Source | None]) -> None:
+        self._archive, self._source, self._known = archive, source, known
+        self._look_again = time.monotonic() + _LOOK
         self._principal = Principal(source.title, source.organization)
         self._noted: set[str] = set()
         self.largest = archive.max_part
 
     def receive(self) -> Incoming | Status:
+        if time.monotonic() > self._look_again:
+            if self._known() != self._source:
+                return _NOT_KNOWN
+            self._look_again = time.monotonic() + _LOOK
         return self._archive.blobs.receive() if self._archive.room() else _NO_ROOM
 
     def store(self, incoming: Incoming, named: Named) -> Status:

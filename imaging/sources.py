@@ -48,6 +48,7 @@ class Source:
 def proven(source: Source, address: str, fingerprint: str | None, by_address: bool) -> bool:
     """Whether who calls from this address, with this certificate or none, is the source whose title it gives."""
     where = ipaddress.ip_address(address.partition("%")[0])
+    where = (where.ipv4_mapped if isinstance(where, ipaddress.IPv6Address) else None) or where
     if source.certificate is not None and source.certificate != fingerprint:
         return False
     if source.addresses and not any(where in network for network in source.networks()):

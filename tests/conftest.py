@@ -26,6 +26,7 @@ BASE = "http://127.0.0.1:8000"
 
 # The files that take longest, begun first: the short ones fill what is left of the two workers' time.
 _LONGEST = (
+    "test_state_machine",
     "test_smart_clients",
     "test_leak_matrix",
     "flows/",

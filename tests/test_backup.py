@@ -315,28 +315,28 @@ def test_a_file_that_is_broken_leaves_nothing(small, new, tmp_path, how):
 
 def test_images_that_were_there_before_stay_when_a_restore_fails(small, new, tmp_path):
     restored = new()
-    incoming = restored.installation.blobs.receive()
+    incoming = restored.installation.images.blobs.receive()
     incoming.write(b"something")
-    kept = restored.installation.blobs.keep(incoming)
+    kept = restored.installation.images.blobs.keep(incoming)
     with pytest.raises(RuntimeError, match="nothing was restored"):
         restore(restored.installation, str(archive(tmp_path / "broken.tar", members(small)[:-1])))
     assert documents(restored.client[restored.name]) == {}
-    assert restored.installation.blobs.exists(kept)
+    assert restored.installation.images.blobs.exists(kept)
 
 
 def test_images_that_were_there_before_are_no_orphans_to_be_swept_unasked(small, new):
     """They may be those that came after the backup: the only copy of them."""
     restored = new()
-    blobs = restored.installation.blobs
+    blobs = restored.installation.images.blobs
     incoming = blobs.receive()
     incoming.write(b"something")
     kept = blobs.keep(incoming)
     restore(restored.installation, str(small))
     os.utime(next(restored.settings.blob_dir.glob(f"??/??/{kept}")), (0, 0))
     with pytest.raises(NotSweptError):
-        restored.installation.sweep_orphans()
+        restored.installation.images.sweep_orphans()
     assert blobs.exists(kept)
-    assert [one.digest for one in restored.installation.sweep_orphans(force=True)] == [kept]
+    assert [one.digest for one in restored.installation.images.sweep_orphans(force=True)] == [kept]
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ def test_images_go_to_s3_and_come_from_there(small, in_s3, tmp_path):
     broken = archive(tmp_path / "broken.tar", members(small)[:-1])
     with pytest.raises(RuntimeError, match="nothing was restored"):
         restore(in_s3.installation, str(broken))
-    assert list(in_s3.installation.blobs.digests()) == []
+    assert list(in_s3.installation.images.blobs.digests()) == []
     restore(in_s3.installation, str(small))
     backup(in_s3.installation, str(tmp_path / "again.tar"))
     images = [[row for row in members(file) if row[0].startswith("blobs/")] for file in (small, tmp_path / "again.tar")]

@@ -204,13 +204,13 @@ class Demo:
             sample(FILES[modality][0]), PatientID=patient_id, PatientName=name, PatientBirthDate=born.replace("-", ""), AccessionNumber=accession,
             SpecificCharacterSet="ISO_IR 192", Modality=modality, StudyDescription=FILES[modality][1], **spacing,
         )  # fmt: skip
-        incoming = self.installation.blobs.receive()
+        incoming = self.installation.images.blobs.receive()
         incoming.write(data)
-        stored = stow.store(incoming, facility, self.installation.blobs, self.installation.index, None)
+        stored = stow.store(incoming, facility, self.installation.images.blobs, self.installation.images.index, None)
         if isinstance(stored, Refused):
             raise RuntimeError(f"The demo's image was refused: {stored.text}")
-        self.installation.arrivals.arrived(Principal("demo", facility), facility, stored.study)
-        self.installation.arrivals.update(facility, stored.study, complete=True)
+        self.installation.images.arrivals.arrived(Principal("demo", facility), facility, stored.study)
+        self.installation.images.arrivals.update(facility, stored.study, complete=True)
         return stored.study
 
     # ------------------------------------------------------------ acts

@@ -122,6 +122,7 @@ class _Gateway:
             signal.signal(number, lambda *_: self.stopping.set())
         if self.spool.unreadable:
             log.error("%s files in the spool are damaged; they stay there", self.spool.unreadable)
+        self._write()
         self.listener.start()
         self.uploads.start()
         told = time.monotonic()

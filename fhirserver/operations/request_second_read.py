@@ -40,6 +40,8 @@ def _permitted(ctx: Context, t0: Item) -> None:
             raise Forbidden("A second reading is asked for by the reader who has the reading, or by a dispatcher.")
     if t0.status not in ("accepted", "in-progress"):
         raise Conflict(f"A reading that is {t0.status} is not read a second time.")
+    if work.passed_on(ctx, t0) is not None:
+        raise Conflict("The reading was forwarded; it is read a second time where it went.")
 
 
 def second(ctx: Context, t0: Item, kind: str, inputs: Mapping[str, Any]) -> Write:

@@ -522,7 +522,7 @@ def world(network: Network, server: Any) -> Iterator[World]:
         name: (office if name.startswith("office") else own if name == "centre" else hospital).chart(name) for name in CHARTS
     }
     server.wait(seconds=20)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     named = {"restricted": charts["restricted"]["Patient"][0]}
     # dispatched, and taken; dispatched, and declined; shared for a minute
     for name in ("shared", "withdrawn", "office-shared"):

@@ -400,7 +400,7 @@ def test_who_saw_the_images_is_in_the_log(staff, record, created, server, as_):
     study = {"resourceType": "ImagingStudy", "id": id_, "status": "available", "subject": {"reference": subject}}
     assert staff["hospital"].put(f"ImagingStudy/{id_}", json=study).status_code == 201
     reader = Principal("viewer", "hospital", (), "anna", frozenset({"reader"}), "hospital-anna")
-    installation.note_images(reader, "wado", [("hospital", uid)], "")
+    installation.images.note(reader, "wado", [("hospital", uid)], "")
     installation.store_audit()
     told = as_("hospital", user="clerk", roles=("clerk",), scope="user/*.rs").get(f"{subject}/$access-log").json()
     rows = [[(part["name"], part.get("valueCode")) for part in row["part"]] for row in told["parameter"]]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,7 +21,7 @@ from flows_conftest import Running, wait_until
 from joserfc.jwk import ECKey, RSAKey
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
-from scu import Caller, data_set, free_port
+from scu import Caller, certificates, data_set, free_port
 
 from auth.keys import client_assertion, header_of
 from fhirserver import gateway
@@ -51,11 +55,11 @@ def slices(folder: Path, count: int) -> dict[str, bytes]:
 class Gateway:
     """``fhirserver gateway`` in a process of its own."""
 
-    def __init__(self, folder: Path, server: Running, *proof: str) -> None:
+    def __init__(self, folder: Path, url: str, *proof: str) -> None:
         self.spool, self.port, self.log = folder / "spool", free_port(), folder / "gateway.log"
         self.command = [
             sys.executable, "-c", MAIN, "gateway", "--spool", str(self.spool), "--listen", f"127.0.0.1:{self.port}",
-            "--to", f"{server.url}/dicomweb", "--token-url", f"{server.url}/auth/token", "--client", "gateway", *proof,
+            "--to", f"{url}/dicomweb", "--token-url", f"{url}/auth/token", "--client", "gateway", *proof,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -132,7 +136,7 @@ def reader(server):
 
 @pytest.fixture
 def gate(tmp_path, server, key):
-    gate = Gateway(tmp_path, server, "--key", str(key))
+    gate = Gateway(tmp_path, server.url, "--key", str(key))
     try:
         gate.start()
         yield gate
@@ -227,6 +231,52 @@ def test_cut_anywhere_everything_that_was_acknowledged_arrives_once(gate, server
         sending.wait(10)
         if server.process.poll() is not None:
             server.start()
+
+
+class _Secured(BaseHTTPRequestHandler):
+    """A server that takes everything, over TLS."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        answer = {"access_token": "t", "expires_in": 300}
+        if self.path == "/dicomweb/studies":
+            uid = part10.named(body[body.index(b"\r\n\r\n") + 4 :][: part10.HEAD]).uid
+            answer = response(stored=[uid]).json()
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_it_sends_to_a_server_whose_certificate_is_signed_by_whom_it_knows_and_to_no_other(tmp_path):
+    certificates(tmp_path, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Secured) as web:
+        web.socket = context.wrap_socket(web.socket, server_side=True)
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{web.server_port}"
+        gate = Gateway(tmp_path, url, "--secret", "s", "--ca", str(tmp_path / "stranger.pem"))
+        try:
+            gate.start()
+            with Caller(gate.port, called="ANY") as caller:
+                assert caller.store("1.2.3", b"data") == (0, "")
+            wait_until(lambda: "not sending: the server cannot be reached (ConnectError)" in gate.status(), 60)
+            assert len(gate.waiting()) == 1
+            gate.stop()
+            gate.command[-1] = str(tmp_path / "ca.pem")
+            gate.start()
+            wait_until(lambda: not gate.waiting(), 60)
+            gate.stop()
+            assert "sent 1 " in gate.status()
+        finally:
+            if gate.process is not None and gate.process.poll() is None:
+                gate.kill()
+            web.shutdown()
 
 
 # ---------------------------------------------------------------- what the server, and whatever is before it, may answer
@@ -428,6 +478,29 @@ def test_a_full_spool_asks_the_modality_to_try_again(tmp_path):
     finally:
         taking.stop()
         spool.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="needs to mount a small disk")
+def test_a_disk_that_is_full_is_told_and_nothing_of_it_is_left(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    spool = Spool(tmp_path / "spool", 10_000_000, 0)
+    taking = listener(spool, "127.0.0.1", free_port(), None, frozenset(), 5, 10_000_000)
+    taking.start()
+    try:
+        wait_until(lambda: taking.owns)
+        with Caller(taking._place.port) as caller:
+            assert caller.store("1.2.3", bytes(3_000_000))[0] == 0xA700
+            assert list((spool.folder / "incoming").iterdir()) == []
+            assert caller.store("1.2.4", bytes(300_000)) == (0, "")
+            assert [entry.uid for entry in spool.take(5, 10_000_000, 0)] == ["1.2.4"]
+    finally:
+        taking.stop()
+        spool.close()
+        subprocess.run(["umount", str(tmp_path)], check=False)
 
 
 # ---------------------------------------------------------------- the command

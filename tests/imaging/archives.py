@@ -178,8 +178,8 @@ class Second(Server):
 
     def instances(self, owner: str = "remote") -> dict[str, bytes]:
         """What it keeps of an organisation's, by SOP Instance UID."""
-        rows = self.installation.index.instances.find({"owner": owner}, {"uid": 1, "digest": 1})
-        return {row["uid"]: self.installation.blobs.read(row["digest"]) for row in rows}
+        rows = self.installation.images.index.instances.find({"owner": owner}, {"uid": 1, "digest": 1})
+        return {row["uid"]: self.installation.images.blobs.read(row["digest"]) for row in rows}
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -213,8 +213,8 @@ def quiet(uri: str, folder: Path, **settings: Any) -> Iterator[Server]:
     server = Server(uri, folder, **settings)
     server.installation.prepare()
     yield server
-    server.installation.sending.stop()
-    server.installation.pulling.stop()
+    server.installation.images.sending.stop()
+    server.installation.images.pulling.stop()
     server.close()
 
 

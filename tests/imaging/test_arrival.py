@@ -153,15 +153,15 @@ def test_one_study_may_answer_several_orders(hospital, stow, ct, created):
 def test_it_is_available_when_it_has_been_quiet(hospital, stow, ct, server):
     data = ct(AccessionNumber="Q-1")
     stow(data)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert study_of(hospital, data)["status"] == "registered"
     server.wait(seconds=11)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     study = study_of(hospital, data)
     assert study["status"] == "available"
     more = changed(data, SOPInstanceUID=uid(), InstanceNumber="2")
     stow(more)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     later = study_of(hospital, data)
     assert (later["numberOfInstances"], later["status"]) == (2, "available")
 
@@ -170,7 +170,7 @@ def test_only_what_changed_makes_a_version(hospital, stow, ct, server):
     data = ct(AccessionNumber="V-1")
     for _ in range(3):
         stow(data)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert study_of(hospital, data)["meta"]["versionId"] == "1"
 
 
@@ -184,7 +184,7 @@ def test_a_study_without_any_identity_is_still_kept(hospital, stow, ct):
 def test_what_arrives_within_the_same_millisecond_is_not_forgotten(stow, ct, server):
     data = ct(AccessionNumber="MS-1")
     assert stow(data).status_code == 200
-    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.index
+    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.images.index
     index.mark("hospital", study, 5)
     _, revision = index.study("hospital", study)
     index.mark("hospital", study, 5)  # after the study was read, before it is settled
@@ -196,7 +196,7 @@ def test_what_arrives_within_the_same_millisecond_is_not_forgotten(stow, ct, ser
 def test_what_is_held_stays_to_be_brought_up_to_date_until_it_is_let_go_or_the_time_is_over(stow, ct, server):
     data = ct(AccessionNumber="HELD-1")
     assert stow(data).status_code == 200
-    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.index
+    study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.images.index
 
     def settled(begun: int) -> bool:
         index.settle("hospital", study, index.study("hospital", study)[1], begun, complete=False)

@@ -30,7 +30,7 @@ from test_stow import changed, uid
 from fhirserver.__main__ import main
 from fhirserver.app import create_app
 from fhirserver.settings import Settings
-from imaging import part10
+from imaging import cstore, part10
 from imaging.blobs import Incoming
 from imaging.dataset import parse
 from imaging.dimse import Status
@@ -45,11 +45,11 @@ dcmtk = pytest.mark.skipif(not shutil.which("storescu"), reason="DCMTK is not in
 def server(mongodb_uri, tmp_path_factory):
     server = Server(mongodb_uri, tmp_path_factory.mktemp("data"), dimse_port=free_port(), max_part_bytes=5_000_000)
     with TestClient(server.app, base_url=BASE):
-        server.installation.sources.add(Source("CT1", "hospital"))
-        server.installation.sources.add(Source("STORESCU", "hospital"))
-        server.installation.sources.add(Source("ECHOSCU", "hospital"))
-        server.installation.sources.add(Source("OLD", "hospital", charset="ISO_IR 144"))
-        until(lambda: server.installation.listener.owns)
+        server.installation.images.sources.add(Source("CT1", "hospital"))
+        server.installation.images.sources.add(Source("STORESCU", "hospital"))
+        server.installation.images.sources.add(Source("ECHOSCU", "hospital"))
+        server.installation.images.sources.add(Source("OLD", "hospital", charset="ISO_IR 144"))
+        until(lambda: server.installation.images.listener.owns)
         yield server
     server.close()
 
@@ -92,7 +92,7 @@ def left_behind(server) -> list[str]:
 
 
 def rows(server) -> int:
-    return server.installation.index.instances.count_documents({})
+    return server.installation.images.index.instances.count_documents({})
 
 
 # ---------------------------------------------------------------- stored as by STOW
@@ -142,7 +142,7 @@ def test_the_same_data_set_again_succeeds_and_leaves_one_file(port, ct, server, 
     with Caller(port) as caller:
         assert [caller.store(name, data_set(data))[0] for _ in range(3)] == [0, 0, 0]
     assert data_set(back(web, data)) == data_set(data)
-    assert server.installation.index.instances.count_documents({"uid": name}) == 1
+    assert server.installation.images.index.instances.count_documents({"uid": name}) == 1
 
 
 def test_other_bytes_under_a_known_uid_are_a_warning_and_no_blocked_queue(port, ct, server, web):
@@ -157,7 +157,7 @@ def test_other_bytes_under_a_known_uid_are_a_warning_and_no_blocked_queue(port, 
         assert caller.store(*_sent(stranger))[0] == 0xB000
         assert caller.store(*_sent(ct(StudyInstanceUID=study))) == (0, "")
     assert data_set(back(web, data)) == data_set(data)
-    assert len(server.installation.index.aside("hospital", study)) == 2
+    assert len(server.installation.images.index.aside("hospital", study)) == 2
 
 
 def test_a_study_is_complete_when_its_source_has_been_quiet_for_as_long_as_it_is_said(port, ct, server, hospital):
@@ -166,16 +166,16 @@ def test_a_study_is_complete_when_its_source_has_been_quiet_for_as_long_as_it_is
         found = hospital.get(f"ImagingStudy?identifier=urn:dicom:uid|urn:oid:{study}").json()["entry"][0]["resource"]
         return str(found["status"])
 
-    server.installation.sources.add(Source("SLOW", "hospital", quiet=60))
+    server.installation.images.sources.add(Source("SLOW", "hospital", quiet=60))
     made = {calling: ct() for calling in ("CT1", "SLOW")}
     for calling, one in made.items():
         with Caller(port, calling=calling) as caller:
             assert caller.store(*_sent(one)) == (0, "")
     server.wait(seconds=11)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert {calling: status(data) for calling, (_, data) in made.items()} == {"CT1": "available", "SLOW": "registered"}
     server.wait(seconds=50)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert status(made["SLOW"][1]) == "available"
 
 
@@ -293,12 +293,12 @@ def test_without_room_or_database_the_sender_is_asked_to_try_again(port, ct, ser
             patch.setattr(Incoming, "sync", full)
             assert caller.store(name, data_set(data))[0] == 0xA700
         with monkeypatch.context() as patch:
-            patch.setattr(server.installation.index, "add", away)
+            patch.setattr(server.installation.images.index, "add", away)
             assert caller.store(name, data_set(data))[0] == 0xA700
         assert left_behind(server) == []
         assert caller.store(name, data_set(data)) == (0, "")
     with monkeypatch.context() as patch:
-        patch.setattr(server.installation.sources, "_titled", away)
+        patch.setattr(server.installation.images.sources, "_titled", away)
         assert Caller(port).rejected == (2, 3, 1)
 
 
@@ -310,7 +310,7 @@ def test_a_failure_of_ours_is_told_without_what_was_in_it(port, ct, server, monk
         raise KeyError(patient)
 
     with Caller(port) as caller, monkeypatch.context() as patch:
-        patch.setattr(server.installation.index, "add", broken)
+        patch.setattr(server.installation.images.index, "add", broken)
         assert caller.store(name, data_set(data)) == (0x0110, "The server failed.")
     assert patient not in caplog.text
 
@@ -347,6 +347,8 @@ CERTIFICATE = "ab" * 32
         (Source("A", "o", addresses=("10.0.0.0/24",)), "10.0.0.5", CERTIFICATE, False, False),
         (Source("A", "o", addresses=("10.0.0.0/24",)), "10.0.0.5", None, True, True),
         (Source("A", "o", addresses=("10.0.0.0/24",)), "10.0.1.5", None, True, False),
+        (Source("A", "o", addresses=("10.0.0.0/24",)), "::ffff:10.0.0.5", None, True, True),
+        (Source("A", "o", addresses=("10.0.0.0/24",)), "::ffff:10.0.1.5", None, True, False),
         (Source("A", "o", addresses=("10.0.0.0/24",)), "127.0.0.1", None, True, False),
         (Source("A", "o", CERTIFICATE), "10.0.0.5", CERTIFICATE, False, True),
         (Source("A", "o", CERTIFICATE), "10.0.0.5", "cd" * 32, True, False),
@@ -360,7 +362,7 @@ def test_a_title_alone_proves_nothing_beyond_loopback(source, address, fingerpri
 
 
 def test_two_facilities_may_use_one_title_when_they_can_be_told_apart(server):
-    sources = server.installation.sources
+    sources = server.installation.images.sources
     assert sources.add(Source("SHARED", "hospital", CERTIFICATE))
     with pytest.raises(ValueError, match="registered for hospital"):
         sources.add(Source("SHARED", "office"))
@@ -370,6 +372,18 @@ def test_two_facilities_may_use_one_title_when_they_can_be_told_apart(server):
     assert sources.known("SHARED", "10.0.0.1", CERTIFICATE, False).organization == "hospital"
     assert sources.known("SHARED", "10.0.0.1", "cd" * 32, False).organization == "office"
     assert sources.known("SHARED", "10.0.0.1", None, True) is None
+
+
+def test_a_registration_that_ends_ends_what_is_sent_by_it(port, ct, server, monkeypatch):
+    monkeypatch.setattr(cstore, "_LOOK", 0.0)
+    server.installation.images.sources.add(Source("LEAVING", "hospital"))
+    with Caller(port, calling="LEAVING") as caller:
+        assert caller.store(*_sent(ct())) == (0, "")
+        server.installation.images.sources.remove("LEAVING", "hospital")
+        assert caller.store(*_sent(ct()))[0] == 0x0124
+        server.installation.images.sources.add(Source("LEAVING", "office"))
+        assert caller.store(*_sent(ct()))[0] == 0x0124
+        server.installation.images.sources.remove("LEAVING", "office")
 
 
 @pytest.fixture
@@ -434,7 +448,7 @@ def test_a_server_that_would_take_images_from_anyone_does_not_start(server, tmp_
 
 
 def test_without_a_port_nothing_listens(server, tmp_path):
-    assert create_app(Settings(data_dir=tmp_path), server.client["never"]).state.installation.listener is None
+    assert create_app(Settings(data_dir=tmp_path), server.client["never"]).state.installation.images.listener is None
 
 
 # ---------------------------------------------------------------- TLS
@@ -451,8 +465,8 @@ def secured(mongodb_uri, tmp_path_factory):
     server.folder = folder
     with TestClient(server.app, base_url=BASE):
         der = ssl.PEM_cert_to_DER_cert((folder / "ct1.pem").read_text())
-        server.installation.sources.add(Source("CT1", "hospital", hashlib.sha256(der).hexdigest()))
-        until(lambda: server.installation.listener.owns)
+        server.installation.images.sources.add(Source("CT1", "hospital", hashlib.sha256(der).hexdigest()))
+        until(lambda: server.installation.images.listener.owns)
         yield server
     server.close()
 
@@ -540,7 +554,7 @@ def test_an_association_that_is_cut_or_aborted_amid_an_instance_leaves_nothing(p
             assert caller.release() in (0, 7)
         caller.close()
         until(lambda: not left_behind(server))
-    until(lambda: server.installation.listener.associations == 0)
+    until(lambda: server.installation.images.listener.associations == 0)
     assert rows(server) == before
 
 
@@ -609,7 +623,7 @@ def test_whatever_bytes_come_the_server_lives(port, server):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(throw, range(300)))
-    until(lambda: server.installation.listener.associations == 0)
+    until(lambda: server.installation.images.listener.associations == 0)
     with Caller(port, contexts=((VERIFICATION, EXPLICIT),)) as caller:
         assert caller.echo() == 0
     until(lambda: len([t for t in threading.enumerate() if t.name == "association"]) <= 1)
@@ -627,7 +641,7 @@ def test_twenty_associations_store_at_once_and_the_next_is_told_to_come_later(po
         statuses = list(pool.map(lambda pair: pair[0].store(*_sent(pair[1])), zip(callers, made, strict=True)))
     assert statuses == [(0, "")] * 20
     assert {caller.release() for caller in callers} == {6}
-    until(lambda: server.installation.listener.associations == 0)
+    until(lambda: server.installation.images.listener.associations == 0)
     assert Caller(port).rejected is None
 
 
@@ -707,13 +721,13 @@ def test_a_server_that_stops_finishes_the_instance_that_is_coming(mongodb_uri, t
     server = Server(mongodb_uri, tmp_path, dimse_port=free_port())
     name, data = ct()
     with TestClient(server.app, base_url=BASE):
-        server.installation.sources.add(Source("CT1", "hospital"))
-        until(lambda: server.installation.listener.owns)
+        server.installation.images.sources.add(Source("CT1", "hospital"))
+        until(lambda: server.installation.images.listener.owns)
         busy, idle = Caller(server.settings.dimse_port), Caller(server.settings.dimse_port)
         busy.ask(name)
         busy.send(data_set(data)[:10_000], last=False)
         until(lambda: left_behind(server))
-        stopping = threading.Thread(target=server.installation.listener.stop)
+        stopping = threading.Thread(target=server.installation.images.listener.stop)
         stopping.start()
         assert idle.pdu()[0] == 7
         busy.send(data_set(data)[10_000:])

@@ -69,7 +69,7 @@ def pacs(tmp_path_factory):
 def parts(server):
     installation = server.installation
     installation.database["dicom_destinations"].delete_many({})
-    installation.pulling.parts.bounds = Bounds()
+    installation.images.pulling.parts.bounds = Bounds()
     return installation
 
 
@@ -362,7 +362,7 @@ def test_what_is_fetched_makes_no_order_and_answers_none(case, web_source, earli
     case.asked()
     case.worked()
     server.wait(seconds=30)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     [reference] = case.named()
     assert "basedOn" not in case.hospital.get(reference).json()
     assert case.hospital.get(f"ServiceRequest?subject={case.patient}&_summary=count").json()["total"] == before
@@ -426,10 +426,10 @@ def test_an_instance_that_is_anothers_is_not_taken_though_its_study_was_said_to_
     put_there(*mine)
     [strange] = series_of(mine[0], 1, **other)
     name = next(iter(uids(mine)))
-    incoming = second.installation.blobs.receive()
+    incoming = second.installation.images.blobs.receive()
     incoming.write(strange)
-    digest = second.installation.blobs.keep(incoming)
-    second.installation.index.instances.update_one({"uid": name}, {"$set": {"digest": digest, "size": len(strange)}})
+    digest = second.installation.images.blobs.keep(incoming)
+    second.installation.images.index.instances.update_one({"uid": name}, {"$set": {"digest": digest, "size": len(strange)}})
     web_source()
     task = case.asked()
     case.worked()
@@ -656,7 +656,7 @@ def test_what_came_is_named_though_the_source_does_not_give_the_rest(case, web_s
 def test_a_study_that_the_source_does_not_give_does_not_hold_up_the_others(case, web_source, earlier, put_there, second):
     gone, files = earlier(1, StudyDate="20220101"), earlier(1, StudyDate="20210101")
     put_there(*gone, *files)
-    assert second.installation.index.instances.delete_many({"uid": {"$in": list(uids(gone))}}).deleted_count == 1
+    assert second.installation.images.index.instances.delete_many({"uid": {"$in": list(uids(gone))}}).deleted_count == 1
     web_source()
     task = case.asked()
     case.worked()

@@ -36,7 +36,7 @@ def study_of(hospital):
 @pytest.fixture
 def tasks(hospital, server):
     def find(focus: str, reason: str) -> list[dict]:
-        server.installation.arrivals.settle()
+        server.installation.images.arrivals.settle()
         rows = [e["resource"] for e in hospital.get(f"Task?focus={focus}").json().get("entry", [])]
         return [row for row in rows if row["reasonCode"]["coding"][0]["code"] == reason]
 
@@ -76,8 +76,8 @@ def test_other_bytes_under_a_known_uid_are_set_aside_with_a_warning(stow, web, s
     [told] = web().get(f"{path(first)}/metadata").json()
     assert told["00100010"]["Value"] == [{"Alphabetic": "Right^Name"}]
     assert_outcome(settle(task, decision="keep"), 409, "conflict")
-    [kept] = server.installation.index.quarantine.find({"uid": str(first.SOPInstanceUID)})
-    assert server.installation.blobs.read(kept["digest"])[128:] == saved(first)[128:]
+    [kept] = server.installation.images.index.quarantine.find({"uid": str(first.SOPInstanceUID)})
+    assert server.installation.images.blobs.read(kept["digest"])[128:] == saved(first)[128:]
     agents = [e["resource"] for e in hospital.get(f"Provenance?target=Task/{task['id']}").json()["entry"]]
     assert any(a["activity"]["coding"][0]["code"] == "reconcile" for a in agents), agents
 
@@ -149,8 +149,8 @@ def test_a_rejected_study_leaves_the_record_and_its_bytes_stay(stow, study_of, t
     [task] = tasks(f"ImagingStudy/{study['id']}", "patient-mismatch")
     assert settle(task, decision="reject").status_code == 200
     assert study_of(wrong)["status"] == "entered-in-error"
-    [row] = server.installation.index.stored("hospital", str(wrong.StudyInstanceUID))
-    assert server.installation.blobs.read(row.digest)[128:] == saved(wrong)[128:]
+    [row] = server.installation.images.index.stored("hospital", str(wrong.StudyInstanceUID))
+    assert server.installation.images.blobs.read(row.digest)[128:] == saved(wrong)[128:]
 
 
 def test_the_same_examination_under_new_uids_is_flagged(stow, study_of, tasks, ordered, server):
@@ -160,7 +160,7 @@ def test_the_same_examination_under_new_uids_is_flagged(stow, study_of, tasks, o
     for dataset in (one, other):
         stow(saved(dataset))
         server.wait(seconds=11)
-        server.installation.arrivals.settle()
+        server.installation.images.arrivals.settle()
     assert len(tasks(f"ImagingStudy/{study_of(other)['id']}", "same-examination")) == 1
     assert tasks(f"ImagingStudy/{study_of(one)['id']}", "same-examination") == []
 

@@ -192,7 +192,7 @@ def test_a_decoder_that_dies_or_hangs_costs_one_request(server, web, stored):
     assert ours
     for process in ours:
         process.send_signal(signal.SIGSTOP)
-    decoders = server.installation.decoders
+    decoders = server.installation.images.decoders
     kept, decoders._seconds = decoders._seconds, 0.5
     try:
         assert web().get(f"{ct}/rendered?quality=42").status_code == 500

@@ -37,7 +37,7 @@ def stored(stow):
 
 @pytest.fixture(scope="module")
 def found(web, stored, server):
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
 
     def patients(query: str) -> set[str]:
         reply = web().get(f"studies?{query}")

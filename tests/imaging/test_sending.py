@@ -77,7 +77,7 @@ def parts(server):
     installation = server.installation
     for name in ("dicom_destinations", "dicom_routes", "dicom_deliveries", "dicom_delivered"):
         installation.database[name].delete_many({})
-    installation.destinations._known = (0.0, [])
+    installation.images.destinations._known = (0.0, [])
     return installation
 
 
@@ -118,7 +118,7 @@ def complete(server, stow, samples):
         reply = stow(*files, organization=organization)
         assert reply.status_code == 200, reply.text
         server.wait(seconds=20)
-        server.installation.arrivals.settle()
+        server.installation.images.arrivals.settle()
 
     return make
 
@@ -563,17 +563,17 @@ def ordered_ct(server, hospital, stow, samples) -> str:
     [data] = series_of(samples("CT_small.dcm"), 1, PatientID="P-RULE", AccessionNumber="A-RULE", BodyPartExamined="HEAD")
     assert stow(data).status_code == 200
     server.wait(seconds=20)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     return str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID)
 
 
 def test_a_study_that_is_not_complete_stays(server, parts, dimse, stow, ct):
     dimse(free_port())
     assert stow(*ct(2)).status_code == 200
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert queued(parts) == []
     server.wait(seconds=20)
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert queued(parts) == [("pacs", "waiting")]
 
 
@@ -587,10 +587,10 @@ def test_the_queue_is_made_again_after_a_crash_between_the_study_and_it(server, 
 
     monkeypatch.setattr(parts.deliveries, "want", crash)
     with pytest.raises(KeyboardInterrupt):
-        server.installation.arrivals.settle()
+        server.installation.images.arrivals.settle()
     monkeypatch.undo()
     assert queued(parts) == []
-    server.installation.arrivals.settle()
+    server.installation.images.arrivals.settle()
     assert queued(parts) == [("pacs", "waiting")]
 
 

@@ -127,8 +127,8 @@ def test_what_is_set_aside_for_people_is_told_and_is_kept(store, server, tmp_pat
     text = "Other bytes are stored under this UID and stay; these wait for a decision."
     code, lines = store(tmp_path, organization="aside")
     assert (code, lines) == (0, [f"stored with a warning {tmp_path}/a.dcm: {text}", "stored 0, 1 stored with a warning"])
-    [row] = server.installation.index.quarantine.find({"owner": "aside"})
-    assert server.installation.blobs.read(row["digest"])[128:] == second[128:]
+    [row] = server.installation.images.index.quarantine.find({"owner": "aside"})
+    assert server.installation.images.blobs.read(row["digest"])[128:] == second[128:]
 
 
 def test_links_are_not_followed_and_devices_not_read(store, tmp_path):
@@ -151,7 +151,7 @@ def test_a_path_that_is_not_there_is_told_before_anything_is_stored(store, tmp_p
     (tmp_path / "a.dcm").write_bytes(data := ct())
     with pytest.raises(MediaError, match="there is no"):
         store(tmp_path / "a.dcm", tmp_path / "missing", organization="nothing")
-    assert server.installation.index.instances.find_one({"_id": f"nothing|{uid(data)}"}) is None
+    assert server.installation.images.index.instances.find_one({"_id": f"nothing|{uid(data)}"}) is None
 
 
 def test_a_zip_in_a_zip_is_not_unfolded(store, tmp_path):
@@ -241,10 +241,10 @@ def test_a_full_disk_and_a_store_that_is_away_end_it_with_what_was_stored(store,
         raise Away("The store of the images does not answer: x")
 
     with monkeypatch.context() as patched:
-        patched.setattr(server.installation.blobs, "keep", away)
+        patched.setattr(server.installation.images.blobs, "keep", away)
         with pytest.raises(Stopped, match="does not answer"):
             store(tmp_path, organization="full")
-    assert list(server.installation.blobs.spool.iterdir()) == []
+    assert list(server.installation.images.blobs.spool.iterdir()) == []
     assert store(tmp_path, organization="full")[1][-1] == "stored 1"
 
 
@@ -257,7 +257,7 @@ def test_what_was_cut_off_goes_on_where_it_was(store, server, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(server.installation.arrivals, "arrived", killed)
+        patched.setattr(server.installation.images.arrivals, "arrived", killed)
         with pytest.raises(KeyboardInterrupt):
             store(tmp_path, organization="cut")
     assert store(tmp_path, organization="cut")[1][-1].startswith("stored 0, 1 already there")

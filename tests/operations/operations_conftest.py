@@ -88,7 +88,7 @@ class Network:
         assert sent.status_code == 200, sent.text
         if complete:
             self.server.wait(seconds=20)
-            self.server.installation.arrivals.settle()
+            self.server.installation.images.arrivals.settle()
 
     def dispatch(self, asked: dict[str, Any], **inputs: Any) -> dict[str, Any]:
         reply = self.hospital.post(

@@ -353,7 +353,7 @@ def test_an_order_after_its_study_is_matched_and_the_draft_taken_back(network):
     asked = network.hospital.post(
         "ServiceRequest", json=order(f"Patient/{person['id']}", identifier=[{"value": f"L{number}"}], note=[{"text": "x"}])
     ).json()
-    network.server.installation.arrivals.settle()
+    network.server.installation.images.arrivals.settle()
     now = network.hospital.get(f"ImagingStudy/{made['id']}").json()
     assert now["basedOn"] == [{"reference": f"ServiceRequest/{asked['id']}"}]
     assert network.hospital.get(draft).json()["status"] == "revoked"
@@ -371,7 +371,7 @@ def test_a_study_linked_by_hand_goes_where_its_order_went_and_stays_linked(netwo
     assert network.hospital.put(f"ImagingStudy/{made['id']}", json=linked).status_code == 200
     assert network.centre.get(f"ImagingStudy/{made['id']}").status_code == 200
     network.server.wait(seconds=20)
-    network.server.installation.arrivals.settle()
+    network.server.installation.images.arrivals.settle()
     now = network.centre.get(f"ImagingStudy/{made['id']}").json()
     assert (now["basedOn"], now["note"]) == (linked["basedOn"], linked["note"])
     assert network.get(f"Task/{t0['id']}")["businessStatus"]["coding"][0]["code"] == "ready-for-assignment"

@@ -49,7 +49,7 @@ def test_images_that_come_later_make_it_ready_and_start_the_clock(network):
     network.images(asked, complete=False)
     assert business(network.get(f"Task/{t0['id']}")) == "awaiting-images"
     network.server.wait(seconds=20)
-    network.server.installation.arrivals.settle()
+    network.server.installation.images.arrivals.settle()
     ready = network.get(f"Task/{t0['id']}")
     assert business(ready) == "ready-for-assignment"
     assert ready["restriction"]["period"]["end"]

@@ -26,7 +26,7 @@ def send(network, asked, **members) -> pydicom.Dataset:
     sent = TestClient(network.server.app, base_url=BASE).post("/dicomweb/studies", content=file.getvalue(), headers=headers)
     assert sent.status_code in (200, 202), sent.text
     network.server.wait(seconds=20)
-    network.server.installation.arrivals.settle()
+    network.server.installation.images.arrivals.settle()
     return dataset
 
 
@@ -61,7 +61,7 @@ def test_images_that_arrive_after_signing_are_told_to_who_signed(network, signed
     [task] = tasks(network.centre, f"DiagnosticReport/{report['id']}", "images-after-signing")
     assert task["owner"] == {"reference": "Organization/centre"}
     assert network.get(f"DiagnosticReport/{report['id']}") == report  # never a silent change
-    network.server.installation.arrivals.settle()
+    network.server.installation.images.arrivals.settle()
     assert len(tasks(network.centre, f"DiagnosticReport/{report['id']}", "images-after-signing")) == 1
     decided = network.reader("anna").post(f"Task/{task['id']}/$reconcile", json=parameters(decision="keep"))
     assert decided.status_code == 200, decided.text

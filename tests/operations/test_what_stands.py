@@ -94,6 +94,8 @@ def test_what_is_passed_on_is_not_read_here_and_comes_back_whole(network, as_):
     child = network.centre.post(f"Task/{t0['id']}/$forward", json=passed).json()
     here = [t for t in network.attempts(t0) if t["id"] != child["id"]]
     assert {t["status"] for t in here} == {"cancelled"}
+    second = parameters(kind="independent")
+    assert_outcome(network.centre.post(f"Task/{t0['id']}/$request-second-read", json=second), 409, "conflict")
     declined = branch.post(f"Task/{child['id']}/$respond", json=parameters(response="decline", reason=REASON))
     assert declined.status_code == 200, declined.text
     opened = [t for t in network.attempts(t0) if t["status"] == "requested"]

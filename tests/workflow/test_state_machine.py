@@ -65,6 +65,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
         def step(self, do, cut=None):
             since, commits = world.now + 1, world.fuse.commits
             answer, world.fuse.left, world.fuse.after = Answer(0), *(cut or (None, False))
+            self.broken = True
             try:
                 answer = do() or answer
             except Crashed:
@@ -79,6 +80,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
                     f"{written.act} was refused, and wrote"
                 )
             invariants.check(written)
+            self.broken = False
             return answer
 
         def placed(self, office, same, modality, b):
@@ -127,7 +129,7 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
 
         def teardown(self):
             """The server comes to rest; what is there is what the history says; the next example begins elsewhere."""
-            if world.start is None:
+            if self.broken:
                 return
             self.step(lambda: world.passes(60))
             net = invariants.Net(world.docs)

@@ -142,7 +142,7 @@ class World:
     def _begin(self) -> None:
         self.installation = self.server.installation
         self.installation.prepare()
-        store, index = self.installation.store, self.installation.index
+        store, index = self.installation.store, self.installation.images.index
         store.commit = self.fuse.over(store.commit, counts=True)
         store.registers.orders_matched = self.fuse.over(store.registers.orders_matched)
         for name in ("add", "mark", "settle", "again"):
@@ -310,7 +310,7 @@ class World:
         """Time; and the server does what is due by itself."""
         self.last, self.act = ("", Request("", "")), "timers"
         self.server.wait(seconds=seconds)
-        self.installation.arrivals.settle()
+        self.installation.images.arrivals.settle()
         rounds = 0
         while self.installation.timers.ring():
             rounds += 1
