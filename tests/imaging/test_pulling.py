@@ -12,7 +12,7 @@ from dataclasses import replace
 import httpx
 import pydicom
 import pytest
-from archives import Pacs, Second, Wire, data_set, free_port, needs_dcmtk, quiet, series_of, uids, until
+from archives import Both, Pacs, Second, Wire, data_set, free_port, needs_dcmtk, quiet, series_of, uids, until
 from conftest import order, patient
 from test_stow import uid
 
@@ -35,8 +35,8 @@ def server(mongodb_uri, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def listener(server):
-    listener = server.installation.listener
-    server.installation.sources.add(Source("PACS", "hospital"))
+    listener = server.installation.images.listener
+    server.installation.images.sources.add(Source("PACS", "hospital"))
     listener.start()
     until(lambda: listener.owns)
     yield listener
@@ -70,7 +70,7 @@ def parts(server):
     installation = server.installation
     installation.database["dicom_destinations"].delete_many({})
     installation.images.pulling.parts.bounds = Bounds()
-    return installation
+    return Both(installation)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ class Case:
     """A patient of the hospital's with an active order, and how to ask for what was made of them before."""
 
     def __init__(self, server, hospital) -> None:
-        self.server, self.hospital, self.parts = server, hospital, server.installation
+        self.server, self.hospital, self.parts = server, hospital, Both(server.installation)
         self.number = "P" + uid()[-12:]
         person = patient(identifier=[{"system": MRN, "value": self.number}], birthDate=BORN)
         self.patient = f"Patient/{hospital.post('Patient', json=person).json()['id']}"
@@ -720,7 +720,9 @@ def test_of_two_that_work_a_task_one_does(case, web_source, earlier, put_there, 
     [(item, destination)] = [row for row in parts.pulling.waiting() if row[0].stored.id == task]
     from fhirserver.app import create_app
 
-    twin = create_app(case.server.settings, case.server.client[case.server.name], clock=case.server.now).state.installation
+    twin = create_app(
+        case.server.settings, case.server.client[case.server.name], clock=case.server.now
+    ).state.installation.images
     begun = [threading.Thread(target=one.pulling.work, args=(item.reference, destination)) for one in (parts, twin)]
     for thread in begun:
         thread.start()
