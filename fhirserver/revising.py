@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fhirserver import alerts, attempts, closing, issuing, reporting, roster, telling, work
+from fhirserver import alerts, attempts, closing, issuing, reconciling, reporting, roster, telling, work
 from fhirserver.errors import Conflict, Forbidden
 from fhirserver.messages import Context
 from fhirserver.validation import Document
@@ -122,12 +122,23 @@ def withdraw(ctx: Context, report: Item) -> Write:
 
 def _preliminary(ctx: Context, report: Item) -> Signed:
     """One that is out, whose final reading has not been signed."""
+    if not work.made_here(report.data):
+        raise Conflict("This report was not made by a reading here.")
     orders = [order for reference in work.based_on(report.data) if (order := work.item(ctx, reference))]
     tasks = [work.chain(ctx, t0)[-1] for order in orders if (t0 := work.coordination(ctx, order))]
     if not tasks:
         raise Conflict("The reading of this report cannot be found.")
     said = [one for t in tasks for one in work.outputs(ctx, t.data, "preliminary-response")]
     return Signed(report, orders, tasks, said[-1] if said else report)
+
+
+def unfounded(ctx: Context, facility: str, study_id: str) -> None:
+    """The study is another patient's: the reports that rest on it are withdrawn, those that were imported with it."""
+    for report in reconciling.reports(ctx, facility, study_id):
+        if work.made_here(report.data):
+            withdraw(ctx, report)
+        else:
+            work.save(ctx, report, report.data | {"status": "entered-in-error"})
 
 
 def inform(ctx: Context, found: Signed, text: str, category: str = "report-changed") -> Write:

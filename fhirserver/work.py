@@ -274,6 +274,11 @@ def has_output(task: Document, kind: str) -> bool:
     return any(kind in coding.codes(row.get("type"), coding.TASK_TYPE) for row in task.get("output", ()))
 
 
+def made_here(report: Document) -> bool:
+    """Whether it was made by a reading in the network, and not imported as it is."""
+    return any(identifier.get("system") == REPORTS for identifier in report.get("identifier", ()))
+
+
 def organization(reference: Document | None) -> str | None:
     """The id of the Organization that is referred to."""
     text = (reference or {}).get("reference", "")

@@ -45,7 +45,7 @@ def _permitted(ctx: Context, report: Item) -> None:
     roster.require_role(ctx, "reader", "trainee", "dispatcher")
     if report.stored.owner != ctx.principal.organization:
         raise Forbidden("A finding is told by the organisation whose report it is.")
-    if report.status in ("cancelled", "entered-in-error") or not report.data.get("basedOn"):
+    if report.status in ("cancelled", "entered-in-error") or not work.made_here(report.data):
         raise Conflict("Findings are told of a report that was made by a reading here and stands.")
 
 

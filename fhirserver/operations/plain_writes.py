@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fhirserver import alerts, attempts, interactions, reconciling, revising, work
+from fhirserver import alerts, attempts, interactions, revising, work
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, MethodNotAllowed
 from fhirserver.interactions import create, delete, update
@@ -90,8 +90,7 @@ def study_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
     answer = update(ctx, request, type_, id_)
     saved = ctx.changes.writes.get(("ImagingStudy", id_))
     if before and saved and saved.data and saved.data["subject"] != before.data["subject"]:
-        for report in reconciling.reports(ctx, saved.owner, id_):  # a signed study that moves to another patient
-            revising.withdraw(ctx, report)
+        revising.unfounded(ctx, saved.owner, id_)
     _linked(ctx, id_, work.based_on(before.data) if before else [])
     return answer
 

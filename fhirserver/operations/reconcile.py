@@ -46,7 +46,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
     elif reason == reconciling.SET_ASIDE:
         study = _study(ctx, task)
         if ctx.take_from_quarantine(facility, _uid(study.data), decision == "replace"):
-            _withdraw(ctx, facility, study)
+            revising.unfounded(ctx, facility, study.stored.id)
     said = {"type": {"text": "decision"}, "valueCode": decision}
     note = [{"text": inputs["note"], "time": work.timestamp(ctx.now)}] if "note" in inputs else []
     notes = [*task.data.get("note", ()), *note]
@@ -95,7 +95,7 @@ def _moved(ctx: Context, facility: str, study: Item, inputs: Mapping[str, Any], 
         orders = [row.reference for row in rows if row is not None and row.data["subject"] == subject]
     before = work.based_on(study.data)
     if subject != study.data["subject"]:
-        _withdraw(ctx, facility, study)
+        revising.unfounded(ctx, facility, study.stored.id)
         before, kept = [], before
     else:
         kept = [reference for reference in before if reference not in orders]
@@ -117,11 +117,6 @@ def _rejected(ctx: Context, facility: str, study: Item) -> None:
     if reconciling.reports(ctx, facility, study.stored.id):
         raise Conflict("A report rests on this study: correct it, or have the report withdrawn.")
     work.save(ctx, study, study.data | {"status": "entered-in-error"})
-
-
-def _withdraw(ctx: Context, facility: str, study: Item) -> None:
-    for report in reconciling.reports(ctx, facility, study.stored.id):
-        revising.withdraw(ctx, report)
 
 
 def _own(ctx: Context, facility: str, named: Any, type_: str, name: str) -> Item:

@@ -139,3 +139,21 @@ def _library(network, system, value, content):
     }  # fmt: skip
     made = network.centre.post("Library", json=library)
     assert made.status_code == 201, made.text
+
+
+@pytest.mark.parametrize(
+    ("path", "inputs"),
+    [("$notify-critical", ALERT), ("$retract", {"reason": REASON, "second": {"reference": "Practitioner/centre-bela"}})],
+)
+def test_an_imported_report_is_no_reading_of_the_network(network, path, inputs):
+    subject = network.centre.post("Patient", json={"resourceType": "Patient", "name": [{"family": "Lis"}]}).json()["id"]
+    body = {
+        "resourceType": "DiagnosticReport",
+        "status": "preliminary",
+        "code": {"text": "CT"},
+        "subject": {"reference": f"Patient/{subject}"},
+    }
+    report = network.centre.post("DiagnosticReport", json=body).json()
+    who = network.as_("centre", scope="user/*.cruds", user="dana", roles=("reader", "dispatcher"), practitioner="centre-dora")
+    assert_outcome(who.post(f"DiagnosticReport/{report['id']}/{path}", json=parameters(**inputs)), 409, "conflict")
+    assert network.get(f"DiagnosticReport/{report['id']}") == report
