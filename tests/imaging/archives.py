@@ -207,6 +207,17 @@ def uids(files: list[bytes]) -> dict[str, bytes]:
     return {str(pydicom.dcmread(io.BytesIO(f), stop_before_pixels=True).SOPInstanceUID): f for f in files}
 
 
+class Both:
+    """An installation and the archive in it."""
+
+    def __init__(self, installation: Any) -> None:
+        self._installation = installation
+
+    def __getattr__(self, name: str) -> Any:
+        whole = name in ("database", "gauges", "restrictions", "store_audit")
+        return getattr(self._installation if whole else self._installation.images, name)
+
+
 @contextmanager
 def quiet(uri: str, folder: Path, **settings: Any) -> Iterator[Server]:
     """A server whose jobs run only when a test says so."""

@@ -12,15 +12,15 @@ from dataclasses import replace
 import httpx
 import pydicom
 import pytest
-from archives import Pacs, Second, Wire, data_set, free_port, needs_dcmtk, quiet, series_of, uids, until
+from archives import Both, Pacs, Second, Wire, data_set, free_port, needs_dcmtk, quiet, series_of, uids, until
 from conftest import order, patient
-from pynetdicom import AE, AllStoragePresentationContexts, evt
 from test_stow import uid
 
 from fhirserver.fetching import Bounds
 from fhirserver.pulling import TRIES
 from imaging import stow as storing
 from imaging.destinations import Destination
+from imaging.sources import Source
 
 MRN = "urn:mrn"
 BORN, DA = "1970-05-02", "19700502"
@@ -29,8 +29,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 
 @pytest.fixture(scope="module")
 def server(mongodb_uri, tmp_path_factory):
-    with quiet(mongodb_uri, tmp_path_factory.mktemp("data")) as server:
+    with quiet(mongodb_uri, tmp_path_factory.mktemp("data"), dimse_port=free_port()) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def listener(server):
+    listener = server.installation.images.listener
+    server.installation.images.sources.add(Source("PACS", "hospital"))
+    listener.start()
+    until(lambda: listener.owns)
+    yield listener
+    listener.stop()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +70,7 @@ def parts(server):
     installation = server.installation
     installation.database["dicom_destinations"].delete_many({})
     installation.images.pulling.parts.bounds = Bounds()
-    return installation
+    return Both(installation)
 
 
 @pytest.fixture
@@ -94,7 +104,7 @@ class Case:
     """A patient of the hospital's with an active order, and how to ask for what was made of them before."""
 
     def __init__(self, server, hospital) -> None:
-        self.server, self.hospital, self.parts = server, hospital, server.installation
+        self.server, self.hospital, self.parts = server, hospital, Both(server.installation)
         self.number = "P" + uid()[-12:]
         person = patient(identifier=[{"system": MRN, "value": self.number}], birthDate=BORN)
         self.patient = f"Patient/{hospital.post('Patient', json=person).json()['id']}"
@@ -255,32 +265,45 @@ def _stored(to, files, folder) -> None:
 
 
 @needs_dcmtk
-def test_a_peer_that_only_moves_sends_them_to_our_listener(case, source, tmp_path, earlier, monkeypatch):
-    """The listener here is a bare one, which stores as the configured facility's."""
-    port = free_port()
-    parts, files = case.parts, earlier(3)
-
-    def store(event):
-        incoming = parts.blobs.receive()
-        incoming.write(event.encoded_dataset())
-        storing.store(incoming, "hospital", parts.blobs, parts.index, None)
-        return 0
-
-    ae = AE("LISTENER")
-    ae.supported_contexts = AllStoragePresentationContexts
-    listener = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    there = Pacs(tmp_path / "pacs", {"LISTENER": port}, "--disable-get").start()
+@pytest.mark.parametrize("told", ["truth", "lies"])
+def test_a_peer_that_only_moves_sends_them_to_our_listener(case, source, tmp_path, earlier, server, listener, told):
+    """Whose studies it may bring is configured with the listener's sources; an archive whose index lies is found out."""
+    files = earlier(3)
+    if told == "lies":
+        files = [_of_another(data) for data in files]
+    there = Pacs(tmp_path / "pacs", {"FHIRSERVER": server.settings.dimse_port}, "--disable-get").start()
     try:
         there.load(*files)
-        source(there.port, move_to="LISTENER")
+        if told == "lies":
+            index = there.storage / "index.dat"
+            index.write_bytes(index.read_bytes().replace(b"ANOTHER-PATIENT", case.number.ljust(15, "\0").encode()[:15]))
+        source(there.port, move_to="FHIRSERVER")
         task = case.asked()
         case.worked()
-        assert case.task(task)["status"] == "completed", case.task(task)
-        assert uids(files).keys() <= case.held().keys()
-        assert len(case.named()) == 1
+        done = case.task(task)
+        if told == "truth":
+            assert done["status"] == "completed", done
+            held = case.held()
+            assert uids(files).keys() <= held.keys()
+            [reference] = case.named()
+            study = case.hospital.get(reference).json()
+            assert (study["status"], study["numberOfInstances"], "basedOn" in study) == ("available", 3, False)
+        else:
+            assert done["status"] == "failed", done
+            assert "not of this patient" in done["statusReason"]["text"]
+            assert case.named() == []
+            found = case.hospital.get(f"ImagingStudy?subject={case.patient}").json()
+            assert [e["resource"]["status"] for e in found.get("entry", [])] == ["entered-in-error"]
     finally:
         there.kill()
-        listener.shutdown()
+
+
+def _of_another(data: bytes) -> bytes:
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.PatientID = "ANOTHER-PATIENT"
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset)
+    return file.getvalue()
 
 
 @needs_dcmtk
@@ -697,7 +720,9 @@ def test_of_two_that_work_a_task_one_does(case, web_source, earlier, put_there, 
     [(item, destination)] = [row for row in parts.pulling.waiting() if row[0].stored.id == task]
     from fhirserver.app import create_app
 
-    twin = create_app(case.server.settings, case.server.client[case.server.name], clock=case.server.now).state.installation
+    twin = create_app(
+        case.server.settings, case.server.client[case.server.name], clock=case.server.now
+    ).state.installation.images
     begun = [threading.Thread(target=one.pulling.work, args=(item.reference, destination)) for one in (parts, twin)]
     for thread in begun:
         thread.start()

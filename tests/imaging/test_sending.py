@@ -17,6 +17,7 @@ import httpx
 import pydicom
 import pytest
 from archives import (
+    Both,
     Pacs,
     Second,
     Wire,
@@ -78,7 +79,7 @@ def parts(server):
     for name in ("dicom_destinations", "dicom_routes", "dicom_deliveries", "dicom_delivered"):
         installation.database[name].delete_many({})
     installation.images.destinations._known = (0.0, [])
-    return installation
+    return Both(installation)
 
 
 @pytest.fixture
@@ -727,7 +728,7 @@ def test_each_study_that_is_sent_is_audited_as_an_export(server, parts, dimse, p
 
 @needs_dcmtk
 def test_of_two_installations_on_one_database_one_sends(server, parts, dimse, pacs, complete, ct):
-    twin = create_app(server.settings, server.client[server.name], clock=server.now).state.installation
+    twin = create_app(server.settings, server.client[server.name], clock=server.now).state.installation.images
     files = ct(12)
     dimse(pacs.start().port)
     complete(*files)
@@ -748,7 +749,7 @@ def test_of_two_installations_on_one_database_one_sends(server, parts, dimse, pa
 @needs_dcmtk
 def test_an_installation_that_dies_in_the_middle_is_taken_over_from(server, parts, dimse, pacs, complete, ct, monkeypatch):
     """It dies after the peer has answered an instance and before that is written down: that one is sent again, and no other."""
-    twin = create_app(server.settings, server.client[server.name], clock=server.now).state.installation
+    twin = create_app(server.settings, server.client[server.name], clock=server.now).state.installation.images
     files = ct(6)
     dimse(pacs.start().port)
     complete(*files)
