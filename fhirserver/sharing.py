@@ -73,7 +73,8 @@ def unverified(ctx: Context, order: Item) -> list[Item]:
     claimed = [
         row.data["focus"]["reference"]
         for row in rows
-        if coding.PATIENT_MISMATCH in coding.codes(row.data.get("reasonCode"))
+        if row.status == "requested"  # also as this request leaves it
+        and coding.PATIENT_MISMATCH in coding.codes(row.data.get("reasonCode"))
         and any(given.get("valueReference", {}).get("reference") == order.reference for given in row.data.get("input", ()))
     ]
     return [study for reference in claimed if (study := work.item(ctx, reference)) is not None]
