@@ -75,12 +75,12 @@ class Network:
         assert asked.status_code == 201, asked.text
         return dict(asked.json())
 
-    def images(self, asked: dict[str, Any], *, complete: bool = True) -> None:
+    def images(self, asked: dict[str, Any], *, complete: bool = True, patient: str = "") -> None:
         dataset = pydicom.dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         dataset.AccessionNumber = asked["identifier"][0]["value"]
-        dataset.PatientID = "P" + dataset.AccessionNumber[1:]
+        dataset.PatientID = patient or "P" + dataset.AccessionNumber[1:]
         file = io.BytesIO()
         pydicom.dcmwrite(file, dataset)
         headers = {"Content-Type": "application/dicom", "Authorization": self.hospital.headers["Authorization"]}

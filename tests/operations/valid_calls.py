@@ -41,6 +41,16 @@ class Valid:
     inputs: dict[str, Any]
 
 
+def mismatch(network: Network) -> dict[str, Any]:
+    """The Task that asks about images whose patient is not the order's."""
+    asked = network.ordered()
+    network.images(asked, patient="SOMEBODY-ELSE")
+    found = network.hospital.get("Task?code=urn:fhirserver:CodeSystem:task-type|reconcile&_sort=-_lastUpdated&_count=20").json()
+    order = f"ServiceRequest/{asked['id']}"
+    rows = [e["resource"] for e in found["entry"]]
+    return next(r for r in rows if any(i["valueReference"]["reference"] == order for i in r.get("input", ())))
+
+
 def agreed(client: TestClient, facility: str, **terms: Any) -> dict[str, Any]:
     """What a facility's agreement says from now on."""
     data = base64.b64encode(json.dumps(terms).encode()).decode()
@@ -263,6 +273,7 @@ CALLS: dict[str, Callable[[Network], Valid]] = {
     "DiagnosticReport-acknowledge-receipt": lambda n: Valid(FACILITY, _on("DiagnosticReport", signed(n)[0]), {"by": HOSPITAL}),
     "Task-request-second-read": lambda n: Valid(reader("anna"), _on("Task", n.started()[2]), {"kind": "independent"}),
     "Task-submit-second-read": lambda n: _second(*second_reading(n)),
+    "Task-reconcile": lambda n: Valid(FACILITY, _on("Task", mismatch(n)), {"decision": "keep"}),
     "Task-consult": lambda n: Valid(reader("anna"), _on("Task", n.started()[2]), {"question": "Old?", "recipient": [BELA]}),
     "Task-answer-consult": lambda n: Valid(reader("bela"), _on("Task", consultation(n)), {"opinion": "It is old."}),
     "DiagnosticReport-sample-for-review": _sample,
