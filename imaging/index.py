@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,10 @@ class Index:
 
     # ------------------------------------------------------------ arriving
 
-    def add(self, owner: str, instance: Instance, digest: str, size: int) -> tuple[str, str]:
-        """What became of it, and the study that it concerns.
+    def add(self, owner: str, instance: Instance, digest: str, size: int, alike: Callable[[str, str], bool]) -> tuple[str, str]:
+        """What became of it, and the study that it concerns. ``alike``: whether the files of two digests are one data set.
 
-        NEW, SAME (these bytes are known), OTHER (other bytes are known under this UID, and stay) or PATIENT (the study holds
+        NEW, SAME (this data set is known), OTHER (other bytes are known under this UID, and stay) or PATIENT (the study holds
         another patient's images). OTHER and PATIENT are put in quarantine.
         """
         series = f"{owner}|{instance.study}|{instance.series}"
@@ -85,8 +85,9 @@ class Index:
         try:
             self.instances.insert_one(row)
         except DuplicateKeyError:
-            known = self.instances.find_one({"_id": row["_id"]}, {"digest": 1, "series": 1})
-            if known and (known["digest"], known["series"]) == (digest, series):
+            known = self.instances.find_one({"_id": row["_id"]}, {"digest": 1, "series": 1, "syntax": 1})
+            same = known is not None and (known["series"], known["syntax"]) == (series, instance.transfer_syntax)
+            if known is not None and same and (known["digest"] == digest or alike(known["digest"], digest)):
                 return SAME, instance.study
             study = known["series"].split("|")[1] if known else instance.study
             self._set_aside(owner, instance, digest, size, study, OTHER)

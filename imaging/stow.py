@@ -5,6 +5,7 @@ PS3.18 section 10.5 and Annex I: https://dicom.nema.org/medical/dicom/current/ou
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -95,11 +96,28 @@ def store(
         incoming.discard()
         return refused
     size, digest = incoming.size, blobs.keep(incoming)
-    state, concerned = index.add(owner, instance, digest, size)
+    state, concerned = index.add(owner, instance, digest, size, lambda one, other: _alike(blobs, one, other))
     text = _SET_ASIDE.get(state)
     if text:
         return SetAside(concerned, instance.uid, instance.sop_class, text)
     return Kept(instance.study, instance.series, instance.uid, instance.sop_class)
+
+
+def _alike(blobs: Blobs, one: str, other: str) -> bool:
+    """The same data set, whoever wrote the file meta information before it: a PACS, or we ourselves for what came by C-STORE."""
+    try:
+        sizes = [blobs.size(digest) - dataset.data_set_at(blobs.read(digest, ((0, dataset.META),))) for digest in (one, other)]
+    except Refused:  # it does not say where its data set begins
+        return False
+    if sizes[0] != sizes[1]:
+        return False
+    hashes = set()
+    for digest in (one, other):
+        hash_ = hashlib.sha256()
+        for chunk in blobs.chunks(digest, blobs.size(digest) - sizes[0]):
+            hash_.update(chunk)
+        hashes.add(hash_.digest())
+    return len(hashes) == 1
 
 
 class PartlyResent(Exception):

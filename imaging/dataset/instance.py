@@ -26,6 +26,7 @@ from imaging.study import Accession
 _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]+")
 _LONGEST = 1024
+META = 144  # bytes up to the end of the length of the file meta information
 _MAX_PACKED = 8 * 1024 * 1024
 _MAX_INFLATED = 128 * 1024 * 1024
 _STUDY, _SERIES, _INSTANCE, _CLASS = "0020000D", "0020000E", "00080018", "00080016"
@@ -107,8 +108,8 @@ def _parse(file: BinaryIO, size: int, charset: str | None) -> Instance:
 
 def _inflated(file: BinaryIO) -> None:
     """pydicom inflates whatever there is: how much that is, is found out first. Errors: Refused where it is too much."""
-    file.seek(132)
-    file.seek(_meta_end(file))
+    file.seek(0)
+    file.seek(data_set_at(file.read(META)))
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while chunk := file.read(64 * 1024):
         while chunk:
@@ -118,12 +119,13 @@ def _inflated(file: BinaryIO) -> None:
                 raise Refused(OUT_OF_RESOURCES, "The deflated data set is too large.")
 
 
-def _meta_end(file: BinaryIO) -> int:
-    """Where the data set begins: group 2 begins with its own length. PS3.10 section 7.1"""
-    head = file.read(12)
-    if head[:8] != b"\x02\x00\x00\x00UL\x04\x00":
+def data_set_at(head: bytes) -> int:
+    """Where the data set begins: group 2 begins with its own length. PS3.10 section 7.1. ``head``: the first ``META`` bytes.
+
+    Errors: Refused."""
+    if head[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
         raise Refused(CANNOT_UNDERSTAND, "The file meta information has no group length.")
-    return 132 + 12 + int.from_bytes(head[8:12], "little")
+    return META + int.from_bytes(head[140:META], "little")
 
 
 def _instance(file: BinaryIO, size: int, dataset: Any, syntax: str, uids: tuple[str, str, str, str]) -> Instance:

@@ -82,6 +82,17 @@ def test_other_bytes_under_a_known_uid_are_set_aside_with_a_warning(stow, web, s
     assert any(a["activity"]["coding"][0]["code"] == "reconcile" for a in agents), agents
 
 
+def test_one_data_set_is_the_same_whoever_wrote_the_meta_information(stow, study_of, tasks):
+    first = opened(fresh("CT_small.dcm"))
+    again = opened(saved(first))
+    again.file_meta.ImplementationVersionName = "ANOTHER PACS"
+    again.file_meta.SourceApplicationEntityTitle = "PACS"
+    assert saved(first) != saved(again)
+    assert stow(saved(first)).status_code == 200
+    assert stow(saved(again)).status_code == 200
+    assert tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside") == []
+
+
 def test_what_was_set_aside_may_stay_aside(stow, web, study_of, tasks, settle):
     first = opened(fresh("CT_small.dcm"))
     again = opened(saved(first))
