@@ -48,11 +48,11 @@ def stored(archive, stow, samples):
     """Three instances, and their rows."""
     datasets = [instance(samples("CT_small.dcm")) for _ in range(3)]
     assert stow(*map(written, datasets)).status_code == 200
-    return {row.uid: row for row in keeping.named(archive.index)}
+    return {row.uid: row for row in keeping.named(archive.images.index)}
 
 
 def path(archive, digest: str):
-    return archive.blobs._path(digest)
+    return archive.images.blobs._path(digest)
 
 
 def aged(archive, digest: str) -> None:
@@ -61,9 +61,9 @@ def aged(archive, digest: str) -> None:
 
 
 def orphan(archive, content: bytes = b"nobody's") -> str:
-    incoming = archive.blobs.receive()
+    incoming = archive.images.blobs.receive()
     incoming.write(bytes(128) + content + os.urandom(8))
-    return archive.blobs.keep(incoming)
+    return archive.images.blobs.keep(incoming)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def aside(archive, stored):
     """Files are as they were afterwards."""
     kept = {row.digest: path(archive, row.digest).read_bytes() for row in stored.values()}
     yield
-    for one in list(archive.blobs.digests()):
+    for one in list(archive.images.blobs.digests()):
         path(archive, one.digest).unlink()
     for digest, content in kept.items():
         path(archive, digest).write_bytes(content)
@@ -81,7 +81,7 @@ pytestmark = pytest.mark.usefixtures("aside")
 
 
 def there(archive) -> set[str]:
-    return {kept.digest for kept in archive.blobs.digests()}
+    return {kept.digest for kept in archive.images.blobs.digests()}
 
 
 # ---------------------------------------------------------------- the sweep
@@ -91,7 +91,7 @@ def test_old_orphans_are_removed_and_young_ones_and_named_files_stay(archive, st
     old, young = orphan(archive), orphan(archive)
     for digest in (old, *(row.digest for row in stored.values())):
         aged(archive, digest)
-    removed = archive.sweep_orphans()
+    removed = archive.images.sweep_orphans()
     assert [kept.digest for kept in removed] == [old]
     assert there(archive) == {young, *(row.digest for row in stored.values())}
 
@@ -102,10 +102,10 @@ def test_what_is_in_quarantine_is_named(archive, stored):
     rows = archive.database["dicom_quarantine"]
     rows.insert_one({"_id": "q1", "digest": digest, "owner": "hospital"})
     try:
-        assert archive.sweep_orphans() == []
+        assert archive.images.sweep_orphans() == []
     finally:
         rows.delete_one({"_id": "q1"})
-    assert [kept.digest for kept in archive.sweep_orphans()] == [digest]
+    assert [kept.digest for kept in archive.images.sweep_orphans()] == [digest]
 
 
 def test_what_moves_from_one_row_to_another_meanwhile_is_not_lost(archive, stored, monkeypatch):
@@ -119,7 +119,7 @@ def test_what_moves_from_one_row_to_another_meanwhile_is_not_lost(archive, store
         return (one for one in real(index) if len(looks) > 1 or one.digest != row.digest)
 
     monkeypatch.setattr(keeping, "named", missed)
-    assert archive.sweep_orphans() == []
+    assert archive.images.sweep_orphans() == []
     assert len(looks) == 2
     assert row.digest in there(archive)
 
@@ -134,7 +134,7 @@ def test_what_is_kept_again_while_the_sweep_runs_stays(archive, stored, monkeypa
         os.utime(path(archive, digest))  # as ``keep`` of the same bytes does
 
     monkeypatch.setattr(keeping, "unnamed", slow)
-    assert archive.sweep_orphans() == []
+    assert archive.images.sweep_orphans() == []
     assert digest in there(archive)
 
 
@@ -144,7 +144,7 @@ def test_a_large_archive_is_swept_a_part_at_a_time(archive, stored, monkeypatch)
     old = {orphan(archive) for _ in range(4)}
     for digest in old:
         aged(archive, digest)
-    assert {kept.digest for kept in archive.sweep_orphans()} == old
+    assert {kept.digest for kept in archive.images.sweep_orphans()} == old
 
 
 def test_where_the_database_is_an_older_state_nothing_is_swept_unless_it_is_said(archive, stored, caplog):
@@ -152,41 +152,41 @@ def test_where_the_database_is_an_older_state_nothing_is_swept_unless_it_is_said
     digest = orphan(archive)
     aged(archive, digest)
     marks = archive.database["dicom_marks"]
-    archive.mark_images()
+    archive.images.mark()
     before = list(marks.find({}))
-    archive.mark_images()
+    archive.images.mark()
     marks.delete_many({})
     marks.insert_many(before)  # as after a restore of yesterday's dump
-    archive.mark_images()
+    archive.images.mark()
     with pytest.raises(NotSweptError, match="older state"):
-        archive.sweep_orphans()
-    archive._sweep_orphans()
+        archive.images.sweep_orphans()
+    archive.images._sweep_orphans()
     assert "older state" in caplog.text
     assert digest in there(archive)
-    assert [kept.digest for kept in archive.sweep_orphans(force=True)] == [digest]
-    assert archive.sweep_orphans() == []
+    assert [kept.digest for kept in archive.images.sweep_orphans(force=True)] == [digest]
+    assert archive.images.sweep_orphans() == []
 
 
 def test_of_two_databases_that_share_a_place_neither_sweeps_the_others_files(archive, stored, mongodb_uri):
     digest = orphan(archive)
     aged(archive, digest)
-    archive.mark_images()
+    archive.images.mark()
     with connect(mongodb_uri) as client:
         other = Index(client[f"{archive.database.name}_other"])
-        assert not keeping.mark(other, archive.blobs)
+        assert not keeping.mark(other, archive.images.blobs)
         assert list(other.instances.database["dicom_marks"].find({})) == []
     with pytest.raises(NotSweptError, match="another one"):
-        archive.sweep_orphans()
+        archive.images.sweep_orphans()
     assert digest in there(archive)
-    archive.sweep_orphans(force=True)
+    archive.images.sweep_orphans(force=True)
 
 
 def test_marks_are_forgotten_but_for_the_one_that_is_there(archive, stored):
-    archive.mark_images()
-    marks, there_ = archive.database["dicom_marks"], archive.blobs.marked()
+    archive.images.mark()
+    marks, there_ = archive.database["dicom_marks"], archive.images.blobs.marked()
     marks.update_many({}, {"$set": {"when": 0}})
-    archive.mark_images()
-    assert {row["_id"] for row in marks.find({})} == {there_, archive.blobs.marked()}
+    archive.images.mark()
+    assert {row["_id"] for row in marks.find({})} == {there_, archive.images.blobs.marked()}
 
 
 def test_the_sweep_and_the_marks_are_background_work(archive):
@@ -200,21 +200,21 @@ def test_where_most_have_no_row_nothing_is_swept_unless_it_is_said(archive, stor
     for digest in old:
         aged(archive, digest)
     with pytest.raises(NotSweptError, match="25 objects have no row"):
-        archive.sweep_orphans()
+        archive.images.sweep_orphans()
     assert old < there(archive)
-    assert {kept.digest for kept in archive.sweep_orphans(force=True)} == old
+    assert {kept.digest for kept in archive.images.sweep_orphans(force=True)} == old
 
 
-@pytest.mark.parametrize("what", ["sweep_orphans", "sweep_uploads", "mark_images"])
+@pytest.mark.parametrize("what", ["sweep_orphans", "sweep_uploads", "mark"])
 def test_a_store_that_is_away_is_unavailable_and_tried_again(archive, monkeypatch, what):
     def away(*_):
         raise Away("away")
 
-    monkeypatch.setattr(archive.blobs, "digests", away)
-    monkeypatch.setattr(archive.blobs, "sweep", away)
-    monkeypatch.setattr(archive.blobs, "marked", away)
+    monkeypatch.setattr(archive.images.blobs, "digests", away)
+    monkeypatch.setattr(archive.images.blobs, "sweep", away)
+    monkeypatch.setattr(archive.images.blobs, "marked", away)
     with pytest.raises(Unavailable):
-        getattr(archive, what)()
+        getattr(archive.images, what)()
 
 
 # ---------------------------------------------------------------- the check
@@ -263,13 +263,13 @@ def test_each_damaged_missing_and_unnamed_file_is_named(archive, stored, capsys)
 
 def test_what_waits_for_a_decision_is_checked_too(archive, stored, stow, capsys):
     [first, *_] = stored.values()
-    dataset = pydicom.dcmread(io.BytesIO(archive.blobs.read(first.digest)))
+    dataset = pydicom.dcmread(io.BytesIO(archive.images.blobs.read(first.digest)))
     dataset.StudyDescription = "Corrected"
     assert stow(written(dataset)).status_code == 202
-    [row] = archive.index.quarantine.find({})
+    [row] = archive.images.index.quarantine.find({})
     path(archive, row["digest"]).unlink()
     code, lines, _ = checked(archive, capsys)
-    archive.index.quarantine.delete_many({})
+    archive.images.index.quarantine.delete_many({})
     assert (code, lines[0]) == (
         1, f"missing {row['digest']} owner=hospital study={first.study} series= instance={first.uid}"
     )  # fmt: skip
@@ -277,22 +277,22 @@ def test_what_waits_for_a_decision_is_checked_too(archive, stored, stow, capsys)
 
 def test_what_cannot_be_read_is_damaged(archive, stored, capsys, monkeypatch):
     [row, *_] = stored.values()
-    real = archive.blobs.chunks
+    real = archive.images.blobs.chunks
 
     def broken(digest):
         if digest == row.digest:
             raise OSError(5, "Input/output error")
         return real(digest)
 
-    monkeypatch.setattr(archive.blobs, "chunks", broken)
+    monkeypatch.setattr(archive.images.blobs, "chunks", broken)
     code, lines, _ = checked(archive, capsys)
     assert (code, lines[0].split()[:2]) == (1, ["damaged", row.digest])
 
 
 def test_what_was_taken_away_while_it_was_read_is_no_finding(archive, stored, capsys, monkeypatch):
-    rows, [row, *_] = archive.index.instances, stored.values()
+    rows, [row, *_] = archive.images.index.instances, stored.values()
     kept = rows.find_one({"_id": row.id})
-    real = archive.blobs.chunks
+    real = archive.images.blobs.chunks
 
     def taken(digest):
         if digest == row.digest:
@@ -300,7 +300,7 @@ def test_what_was_taken_away_while_it_was_read_is_no_finding(archive, stored, ca
             path(archive, digest).unlink()
         return real(digest)
 
-    monkeypatch.setattr(archive.blobs, "chunks", taken)
+    monkeypatch.setattr(archive.images.blobs, "chunks", taken)
     try:
         assert checked(archive, capsys)[:2] == (0, ["3 objects read"])
     finally:
@@ -311,9 +311,9 @@ def test_a_store_that_is_away_ends_the_check(archive, stored, monkeypatch):
     def away(_):
         raise Away("away")
 
-    monkeypatch.setattr(archive.blobs, "chunks", away)
+    monkeypatch.setattr(archive.images.blobs, "chunks", away)
     with pytest.raises(Away):
-        list(keeping.check(archive.index, archive.blobs, 2, time.time()))
+        list(keeping.check(archive.images.index, archive.images.blobs, 2, time.time()))
 
 
 @pytest.mark.parametrize("terminal", [True, False])

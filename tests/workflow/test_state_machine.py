@@ -28,7 +28,16 @@ CUTS = st.integers(0, 59).map(lambda n: ((59 - n) // 2, n % 2 == 0) if n > 49 el
 WHO = st.sampled_from([*["right"] * len(ACTORS), *ACTORS])
 SECONDS = (1, 15, 70, 400, 2400, 7200, 40_000, 100_000, 400_000)
 MODALITIES = ("CT", "CT", "CT", "MR")
-WHAT = [*ACTS, *["proceed"] * 25, *["time-passes"] * 4, *["send-images"] * 2, *["order"] * 2, *["with-a-key"] * 2]
+WHAT = [
+    *ACTS,
+    *["submit-second-read"] * 3,
+    *["request-second-read"] * 2,
+    *["proceed"] * 25,
+    *["time-passes"] * 4,
+    *["send-images"] * 2,
+    *["order"] * 2,
+    *["with-a-key"] * 2,
+]
 _numbers = itertools.count()
 
 

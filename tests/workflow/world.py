@@ -25,7 +25,6 @@ from fhirserver.messages import Line, Request
 from fhirserver.moments import milliseconds
 from fhirserver.workflow import coding, states
 from imaging import stow
-from imaging.dataset import Instance
 
 Document = dict[str, Any]
 
@@ -298,11 +297,11 @@ class World:
     def send(self, ordered: Ordered) -> None:
         """STOW-RS, without the multipart around it."""
         self.last, self.act = (ordered.facility, Request("", "")), "stow"
-        here = self.installation
+        here = self.installation.images
         incoming = here.blobs.receive()
         incoming.write(ordered.image)
         kept = stow.store(incoming, ordered.facility, here.blobs, here.index, None)
-        assert isinstance(kept, Instance), kept
+        assert isinstance(kept, stow.Kept), kept
         here.arrivals.arrived(Principal(ordered.facility, ordered.facility), ordered.facility, kept.study)
         ordered.sent = True
 
