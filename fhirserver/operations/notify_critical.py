@@ -86,7 +86,7 @@ NOTIFY_CRITICAL = Operation(
             "Reference",
             max="*",
             documentation="who is told first; else the requesting doctor",
-            targets=contacts.REACHABLE,
+            targets=(*contacts.REACHABLE, "Location"),
         ),
         Parameter("method", "code", documentation=" | ".join(alerts.METHODS)),
         Parameter("communicatedTo", "Reference", documentation="who was told already", targets=contacts.REACHABLE),
