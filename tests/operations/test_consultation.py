@@ -136,9 +136,11 @@ def test_nobody_to_ask_is_said(network, consulting):
     _, _, attempt = network.started()
     anna = network.reader("anna")
     with unchanged(network.server):
-        for recipient in (role("anna"), {"reference": "Practitioner/centre-anna"}, {"reference": "Organization/centre"}):
+        for recipient in (role("anna"), {"reference": "Practitioner/centre-anna"}):
             reply = post(anna, attempt, "consult", question="?", recipient=recipient)
             assert_outcome(reply, 422, "business-rule", "Parameters.parameter.where(name='recipient')[0]")
+        centre = {"reference": "Organization/centre"}
+        assert_outcome(post(anna, attempt, "consult", question="?", recipient=centre), 422, "value", "Parameters.parameter")
         assert_outcome(post(anna, attempt, "consult", question="?", recipient=role("bela"), mode="loud"), 422, "invalid")
         past = parameters(question="?", recipient=role("bela"))
         past["parameter"][0] = {"name": "question", "valueString": "?"}

@@ -61,9 +61,11 @@ def test_one_report_answers_several_orders_and_is_open_once(network):
     assert anna.post(f"Task/{attempt['id']}/$claim", json=parameters(start=True)).status_code == 200  # looks at what came since
     stranger = network.started()[2]
     with unchanged(network.server):
-        for wrong in (f"Task/{stranger['id']}", f"Task/{t0['id']}", beside["subject"]["reference"]):
+        for wrong in (f"Task/{stranger['id']}", f"Task/{t0['id']}"):
             reply = anna.post(f"Task/{attempt['id']}/$start-report", json=parameters(also=[{"reference": wrong}]))
             assert_outcome(reply, 422, "business-rule", "Parameters.parameter.where(name='also')[0]")
+        patient = parameters(also=[beside["subject"]])
+        assert_outcome(anna.post(f"Task/{attempt['id']}/$start-report", json=patient), 422, "value", "Parameters.parameter")
     also = parameters(also=[{"reference": f"Task/{other['id']}"}])
     opened = out(anna.post(f"Task/{attempt['id']}/$start-report", json=also))
     assert opened["report"]["basedOn"] == both

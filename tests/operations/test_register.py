@@ -48,6 +48,15 @@ def study(asked, number=None, **members) -> dict:
     } | members
 
 
+ENDPOINT = {
+    "resourceType": "Endpoint",
+    "status": "active",
+    "connectionType": {"code": "dicom-wado-rs"},
+    "payloadType": [{"text": "DICOM"}],
+    "address": "https://pacs.hospital.example/dicomweb",
+}
+
+
 def test_a_registered_study_is_matched_and_when_it_is_complete_the_clock_starts(network):
     asked = network.ordered()
     t0 = network.dispatch(asked, expectImages=True)
@@ -58,7 +67,9 @@ def test_a_registered_study_is_matched_and_when_it_is_complete_the_clock_starts(
     first = register(network.hospital, study=sent)
     assert {p["name"]: p["resource"]["id"] for p in first.json()["parameter"]}["order"] == asked["id"]
     assert business(network.get(f"Task/{t0['id']}")) == "awaiting-images"
-    endpoint = {"reference": "Endpoint/centre-dicomweb"}
+    made = network.hospital.post("Endpoint", json=ENDPOINT)
+    assert made.status_code == 201, made.text
+    endpoint = {"reference": f"Endpoint/{made.json()['id']}"}
     done = out(register(network.hospital, studyInstanceUid=number, complete=True, endpoint=endpoint))["study"]
     assert (done["id"], done["status"], done["endpoint"]) == (
         first.json()["parameter"][0]["resource"]["id"],

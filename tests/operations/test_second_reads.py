@@ -187,7 +187,7 @@ def test_the_same_reader_reads_it_once(network, first):
             reply = post(anna, attempt, "request-second-read", kind="independent", recipient=role(name))
             assert assert_outcome(reply, 422, "business-rule")[0]["details"]["coding"][0]["code"] == failed
         reply = post(anna, attempt, "request-second-read", kind="independent", recipient={"reference": "Organization/centre"})
-        assert_outcome(reply, 422, "invalid")
+        assert_outcome(reply, 422, "value")
         assert_outcome(post(anna, attempt, "request-second-read", kind="triple"), 422, "invalid")
         assert_outcome(post(network.reader("bela"), attempt, "request-second-read", kind="independent"), 403, "forbidden")
         assert_outcome(post(network.hospital, t0, "request-second-read", kind="independent"), 403, "forbidden")
