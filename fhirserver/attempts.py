@@ -168,6 +168,20 @@ def unassigned(t0: Item) -> str:
     return states.PRELIMINARY if preliminary(t0) else states.READY_FOR_ASSIGNMENT
 
 
+_STANDS = {"accepted": states.ASSIGNED, "in-progress": states.READING, "on-hold": states.AWAITING_INFORMATION}
+
+
+def standing(ctx: Context, t0: Item) -> str:
+    """Where it stands by its first reading, while second ones are open or not."""
+    first = next(iter(work.open_attempts(ctx, t0, states.READ)), None)
+    if first is None or first.status not in _STANDS:
+        offered = first is not None and work.organization(first.data.get("owner")) is None
+        return states.AWAITING_ACCEPTANCE if offered else unassigned(t0)
+    stands = states.PRELIMINARY if first.status == "accepted" and preliminary(t0) else _STANDS[first.status]
+    second = any(work.open_attempts(ctx, t0, kind) for kind in (states.SECOND_READ, states.ARBITRATION))
+    return states.AWAITING_SECOND_READ if second and stands in (states.READING, states.ASSIGNED) else stands
+
+
 def resumed(ctx: Context, t0: Item) -> Document:
     """The clock runs again, where it stood for the attempt that ends; it is the facility's, also where it was passed on."""
     top = work.above(ctx, work.item(ctx, t0.reference) or t0)[-1]

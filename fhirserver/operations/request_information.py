@@ -104,7 +104,7 @@ def answered(ctx: Context, question: Item, said: Write) -> None:
     leased = work.with_input(attempt.data, "lease-until", work.timestamp(until))
     going = attempt.data | {"status": "in-progress", "input": leased, "lastModified": work.timestamp(ctx.now)}
     work.save(ctx, attempt, timing.timed(going, until))
-    attempts.stand(ctx, Item(t0.stored, attempts.resumed(ctx, t0)), states.READING)
+    attempts.stand(ctx, Item(t0.stored, attempts.resumed(ctx, t0)), attempts.standing(ctx, t0))
 
 
 REQUEST_INFORMATION = Operation(

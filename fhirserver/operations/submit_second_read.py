@@ -47,8 +47,7 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         if not work.open_attempts(ctx, t0, states.ARBITRATION):
             second(ctx, t0, states.ARBITRATION, {"blind": False})
     elif coding.business_status(t0.data) == states.AWAITING_SECOND_READ and not _awaited(ctx, t0):
-        started = any(a.status == "in-progress" for a in work.open_attempts(ctx, t0, states.READ))
-        attempts.stand(ctx, t0, states.READING if started else states.ASSIGNED)
+        attempts.stand(ctx, t0, attempts.standing(ctx, t0))
     return {"task": done, "differing": [Typed("String", link) for link in differing]}
 
 
