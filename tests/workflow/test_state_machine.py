@@ -168,4 +168,4 @@ def test_the_network_keeps_its_invariants(world):
     run_state_machine_as_test(machine(world), settings=chosen)
     assert world.crashes
     reached = {name.rpartition(" ")[0] for name in world.tried if name.endswith((" 200", " 201"))}
-    assert {"sign", "publish-preliminary", "correct", "retract", "forward", "acknowledge", "submit-second-read"} <= reached
+    assert {"sign", "publish-preliminary", "correct", "retract", "forward", "acknowledge"} <= reached
