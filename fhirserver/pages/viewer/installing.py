@@ -66,7 +66,15 @@ def _fetched(into: Path, say: Callable[[str], None]) -> Path:
     if npm is None:
         raise RuntimeError(f"npm is not installed; or give the file of {PACKAGE}@{VERSION} that npm pack made elsewhere")
     say(f"fetching {PACKAGE}@{VERSION}, 50 MB")
-    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--loglevel=error", "--ignore-scripts", "--pack-destination", str(into.resolve())]
+    command = [
+        npm,
+        "pack",
+        f"{PACKAGE}@{VERSION}",
+        "--loglevel=error",
+        "--ignore-scripts",
+        "--pack-destination",
+        str(into.resolve()),
+    ]
     try:
         done = subprocess.run(command, cwd=into, capture_output=True, text=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
