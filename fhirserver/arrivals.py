@@ -24,7 +24,8 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
-_HELD = 5_000  # milliseconds
+_MARKED, _HELD = 1_000, 5_000  # milliseconds
+_MOST = 10_000  # studies
 # What takes so many seconds of CPU, a large study that still arrives, is done in one part of so many of the time
 _LONG, _SHARE = 0.5, 10
 
@@ -40,7 +41,7 @@ class Arrivals:
         self._after = after
         self._store, self._index, self._new_context, self._clock, self._quiet = store, index, new_context, clock, quiet
         self._next: dict[tuple[str, str], float] = {}
-        self._held: dict[tuple[str, str], tuple[float, int]] = {}  # when it was marked, until when that holds
+        self._held: dict[tuple[str, str], int] = {}  # when it was marked, in milliseconds
         self._lock = threading.Lock()
 
     def see(self, principal: Principal, letter: str, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -58,21 +59,22 @@ class Arrivals:
     def arriving(self, principal: Principal, owner: str, uid: str, quiet: float | None = None) -> None:
         """As ``arrived``, where more is expected until ``left``: a mark holds for some seconds, and is made once a second. The
         first one brings its ImagingStudy up to date; then that is left to ``settle``."""
-        now, marked = time.monotonic(), self._held.get((owner, uid), (float("-inf"), 0))[0]
-        if now - marked < _AT_MOST_EVERY:
+        now, marked = milliseconds(self._clock()), self._held.get((owner, uid), 0)
+        if 0 <= now - marked < _MARKED:
             return
-        held = milliseconds(self._clock()) + _HELD
-        self._mark(owner, uid, quiet, held)
-        self._held[owner, uid] = (now, held)
-        if now - marked > _HELD / 1000 and self._due((owner, uid)):
+        if len(self._held) > _MOST:
+            self._held.clear()
+        self._held[owner, uid] = now
+        self._mark(owner, uid, quiet, now + _HELD)
+        if not 0 <= now - marked <= _HELD and self._due((owner, uid)):
             self._tried(owner, uid, complete=False)
 
     def left(self, owner: str, uid: str) -> None:
         """Nothing more of the study is expected from here."""
-        _, held = self._held.pop((owner, uid), (0.0, None))
-        if held is not None:
+        marked = self._held.pop((owner, uid), None)
+        if marked is not None:
             with translated():
-                self._index.let_go(owner, uid, held)
+                self._index.let_go(owner, uid, marked + _HELD)
 
     def _mark(self, owner: str, uid: str, quiet: float | None, held: int | None) -> None:
         with translated():

@@ -37,7 +37,7 @@ async def store(archive: Archive, principal: Principal, request: Request) -> Res
         await _receive(_Receiving(archive, principal, study, outcome), request)
     finally:  # what was stored before a cut stays, and its studies are told of it
         for uid in outcome.studies:
-            await run_in_threadpool(archive.arrived, principal, principal.organization, uid)
+            await run_in_threadpool(archive.arriving, principal, principal.organization, uid)
     if not outcome.studies and outcome.refused and not archive.room():
         raise Problem(*NO_ROOM)
     if not outcome.studies and not outcome.refused:

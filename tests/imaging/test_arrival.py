@@ -197,6 +197,7 @@ def test_what_is_held_stays_to_be_brought_up_to_date_until_it_is_let_go_or_the_t
     data = ct(AccessionNumber="HELD-1")
     assert stow(data).status_code == 200
     study, index = str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID), server.installation.images.index
+    server.installation.images.arrivals.left("hospital", study)
 
     def settled(begun: int) -> bool:
         index.settle("hospital", study, index.study("hospital", study)[1], begun, complete=False)
