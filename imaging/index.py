@@ -159,7 +159,7 @@ class Index:
 
     def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
         """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
-        done: Row = {"dirty": False, "held": 0} | ({"waiting": False} if complete else {})
+        done: Row = {"dirty": False, "held": 0, "moved": False} | ({"waiting": False} if complete else {})
         free = {"held": {"$not": {"$gte": begun}}}
         self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision} | free, {"$set": done})
 
@@ -178,7 +178,7 @@ class Index:
         self._count(row["_id"], series)
         accessions = tuple(Accession(number, issuer) for number, issuer in row.get("accessions", ()))
         aside = tuple(Quarantined(q["uid"], q["digest"], q["why"]) for q in self.aside(owner, uid))
-        return Study(owner, uid, row["q"], accessions, tuple(series), aside), revision
+        return Study(owner, uid, row["q"], accessions, tuple(series), aside, bool(row.get("moved"))), revision
 
     def _count(self, study: str, series: list[Series]) -> None:
         for one in series:
@@ -283,6 +283,10 @@ class Index:
         row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"q.PatientID": 1})
         return str(row["q"].get("PatientID", "")) if row else ""
 
+    def moved(self, owner: str, study: str) -> bool:
+        """Whether its images were replaced by those of another patient, and the record has not followed yet."""
+        return self.studies.find_one({"_id": f"{owner}|{study}", "moved": True}, {"_id": 1}) is not None
+
     def decide(self, owner: str, study: str) -> None:
         """What is in quarantine for a study stays there, and nobody is asked about it again."""
         self.quarantine.update_many({"study": f"{owner}|{study}"}, {"$set": {"decided": True}})
@@ -295,6 +299,9 @@ class Index:
         if known is not None and known["digest"] != digest:
             old = {key: known[key] for key in ("owner", "uid", "digest", "size")}
             self._aside(old | {"study": study, "why": REPLACED, "decided": True})
+        patient = instance.attributes[STUDY].get("PatientID", "")
+        other: Row = {"_id": study, "q.PatientID": {"$ne": patient} if patient else {"$exists": True}}
+        self.studies.update_one(other, {"$set": {"moved": True, "q": instance.attributes[STUDY]}})
         self.studies.update_one({"_id": study}, {"$set": {"q": instance.attributes[STUDY]}})
         self._add_parents(owner, instance)
         self.series.update_one({"_id": row["series"]}, {"$set": {"q": instance.attributes[SERIES]}})
