@@ -30,7 +30,11 @@ def serve(connection: Connection) -> None:
             connection.send_bytes(FAILED + str(error).encode())
         except MemoryError:
             connection.send_bytes(FAILED + b"The image takes too much memory to be decoded.")
-        except Exception as error:  # hostile input: whatever a codec raises, the request is answered
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # hostile input: whatever a codec raises, the request is answered; Rust's panics are no Exception
             connection.send_bytes(FAILED + f"The image cannot be decoded ({type(error).__name__}).".encode())
 
 

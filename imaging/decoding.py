@@ -55,10 +55,9 @@ class Decoders:
         except _Lost:
             raise DecodingFailed("The image could not be decoded: it takes too much time or memory.", crashed=True) from None
         finally:
+            self._free.put(None if answer is None else process)
             if answer is None and process is not None:  # whatever it was: its next answer would be that of this question
                 process.end()
-                process = None
-            self._free.put(process)
         if isinstance(answer, str):
             raise DecodingFailed(answer)
         if key is not None:

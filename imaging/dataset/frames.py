@@ -67,7 +67,7 @@ def _native_frame_bytes(told: dict[str, Any], length: int, count: int) -> int:
 
 def _number(told: dict[str, Any], tag: str, default: int = 0) -> int:
     values = told.get(tag, {}).get("Value") or [default]
-    if not isinstance(values[0], int):
+    if not isinstance(values[0], int) or values[0] < 0:
         raise Refused(CANNOT_UNDERSTAND, "The size of the image is not told.")
     return values[0]
 
@@ -77,6 +77,8 @@ def _encapsulated(file: BinaryIO, start: int, size: int, told: dict[str, Any], c
     offsets = parse_basic_offsets(file)
     first = file.tell()
     fragments = list(_fragments(file, size))
+    if not fragments:
+        raise Refused(CANNOT_UNDERSTAND, "The encapsulated pixel data have no fragment.")
     if count == 1:
         return (tuple(fragments),)
     if len(fragments) == count:

@@ -176,7 +176,8 @@ def _value(archive: Archive, request: Request, stored: Stored, there: tuple[int,
         return multipart_response(parts, wado.OCTETS)
     start, end = _asked(request, length)
     chunks: Iterator[bytes] = archive.blobs.chunks(stored.digest, offset + start, offset + end)
-    return StreamingResponse(chunks, *_partial(start, end, length), wado.OCTETS)
+    status, headers = _partial(start, end, length)
+    return StreamingResponse(chunks, status, {**headers, "Content-Disposition": "attachment"}, wado.OCTETS)
 
 
 def ranged(request: Request, data: bytes, media: str) -> Response:
