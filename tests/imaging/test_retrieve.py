@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 EXPLICIT, JLS, J2K, RLE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"
 SAMPLES = (
     "CT_small.dcm", "MR_small_RLE.dcm", "emri_small_jpeg_2k_lossless.dcm", "emri_small_big_endian.dcm", "US1_UNCI.dcm",
-    "image_dfl.dcm", "waveform_ecg.dcm", "liver.dcm", "test-SR.dcm",
+    "image_dfl.dcm", "waveform_ecg.dcm", "liver.dcm", "test-SR.dcm", "SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_ybr_full_422_uncompressed.dcm",
+    "GDCMJ2K_TextGBR.dcm",
 )  # fmt: skip
 
 
@@ -94,6 +95,15 @@ def test_a_frame_is_given_in_other_syntaxes_without_loss(web, stored, name, medi
     one.PixelData = pydicom.encaps.encapsulate([reply.content])
     one["PixelData"].VR = "OB"
     assert np.array_equal(one.pixel_array, expected)
+
+
+@pytest.mark.parametrize("syntax", [JLS, J2K, RLE])
+@pytest.mark.parametrize("name", ["SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_ybr_full_422_uncompressed.dcm", "GDCMJ2K_TextGBR.dcm"])
+def test_a_frame_in_colour_is_given_in_other_syntaxes_too(web, stored, name, syntax):
+    """Of what the codec makes of it, which may be other colours than the file says: RGB of YBR_RCT, YBR_FULL of YBR_FULL_422."""
+    frame = f"{path(stored[name])}/frames/1"
+    reply = web().get(frame, headers={"Accept": f"*/*; transfer-syntax={syntax}"})
+    assert reply.status_code == 200, reply.text
 
 
 def test_frames_that_do_not_begin_at_a_byte_are_given_all_the_same(web, stored):
