@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 
 Row = dict[str, Any]
 _KNOWN = 10_000
+_BELIEVED = 1.0  # seconds: another process may have moved the study to another patient
 _MAX_KEPT = 12 * 1024 * 1024  # of a document, of MongoDB's 16 MB
 NEW, SAME, OTHER, PATIENT, REPLACED = "new", "same", "other", "patient", "replaced"
 
@@ -57,7 +59,7 @@ class Index:
         self.instances = database["dicom_instances"]
         self.quarantine = database["dicom_quarantine"]
         self.kept = database["dicom_metadata"]
-        self._known: dict[str, str] = {}  # series -> PatientID of its study
+        self._known: dict[str, tuple[str, float]] = {}  # series -> PatientID of its study, until when that is believed
 
     def prepare(self) -> None:
         fields = ("uid", "q.PatientID", "q.AccessionNumber", "numbers", "q.StudyDate", "dirty", "waiting")
@@ -76,7 +78,8 @@ class Index:
         """
         series = f"{owner}|{instance.study}|{instance.series}"
         patient = instance.attributes[STUDY].get("PatientID", "")
-        if self._known.get(series) != patient:
+        known_patient, until = self._known.get(series, (None, 0.0))
+        if known_patient != patient or until < time.monotonic():
             if not self._add_parents(owner, instance):
                 self._set_aside(owner, instance, digest, size, instance.study, PATIENT)
                 return PATIENT, instance.study
@@ -122,7 +125,7 @@ class Index:
     def _remember(self, series: str, patient: str) -> None:
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known[series] = patient
+        self._known[series] = (patient, time.monotonic() + _BELIEVED)
 
     def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is

@@ -121,6 +121,24 @@ def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(stow, 
         assert hospital.get(one["reference"]).json()["subject"] == moved["subject"]
 
 
+def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_process(stow, tasks, study_of, settle, server, monkeypatch):
+    """Another process took images of this series a moment ago, and has not heard of the move."""
+    monkeypatch.setattr("imaging.index._BELIEVED", 0.0)
+    first = opened(fresh("CT_small.dcm", PatientID="LATE-WRONG"))
+    assert stow(saved(first)).status_code == 200
+    study = study_of(first)
+    late = opened(saved(first))
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    first.PatientID = "LATE-RIGHT"
+    assert stow(saved(first)).status_code == 202
+    [task] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    index = server.installation.images.index
+    heard_before = dict(index._known)
+    assert settle(task, decision="replace").status_code == 200
+    index._known.update(heard_before)
+    assert stow(saved(late)).status_code == 202
+
+
 def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(stow, study_of, tasks, settle, ordered, server):
     """Half of the images were replaced when it stopped: the same decision again moves the rest, and still knows that it moves them."""
     person, _ = ordered("HALF-1", "HALF-RIGHT")
