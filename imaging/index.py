@@ -376,10 +376,12 @@ def _stored(row: Row) -> Stored:
 
 
 def _number(text: str | None) -> int | None:
+    """An Integer String, which has 32 bits: PS3.5 table 6.2-1. What is none, is none."""
     try:
-        return int(text) if text else None
+        number = int(text) if text else None
     except ValueError:
         return None
+    return number if number is not None and -(2**31) <= number < 2**31 else None
 
 
 def _packed(frames: tuple[tuple[tuple[int, int], ...], ...]) -> Row | list[list[list[int]]]:

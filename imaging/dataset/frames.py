@@ -6,16 +6,17 @@ PS3.5 section 8 and A.4: https://dicom.nema.org/medical/dicom/current/output/cht
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, BinaryIO, Literal
 
 from pydicom.encaps import parse_basic_offsets
 
 from imaging.attributes import BIG_ENDIAN
-from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, Refused
+from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, Refused
 
 Frames = tuple[tuple[tuple[int, int], ...], ...]
 
-MAX_FRAMES = 100_000
+MAX_FRAMES = MAX_FRAGMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _BEGINNINGS = (b"\xff\xd8", b"\xff\x4f\xff\x51")  # of a JPEG and of a JPEG 2000 stream
@@ -74,9 +75,14 @@ def _number(told: dict[str, Any], tag: str, default: int = 0) -> int:
 
 def _encapsulated(file: BinaryIO, start: int, size: int, told: dict[str, Any], count: int) -> Frames:
     file.seek(start)
+    if int.from_bytes(file.read(8)[4:], "little") > 4 * MAX_FRAMES:
+        raise Refused(CANNOT_UNDERSTAND, "The offset table is of more frames than there may be.")
+    file.seek(start)
     offsets = parse_basic_offsets(file)
     first = file.tell()
-    fragments = list(_fragments(file, size))
+    fragments = list(islice(_fragments(file, size), MAX_FRAGMENTS + 1))
+    if len(fragments) > MAX_FRAGMENTS:
+        raise Refused(OUT_OF_RESOURCES, "The encapsulated pixel data have too many fragments.")
     if not fragments:
         raise Refused(CANNOT_UNDERSTAND, "The encapsulated pixel data have no fragment.")
     if count == 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
+from array import array
 from typing import Any
 
 from pydicom.datadict import dictionary_VR
@@ -108,8 +109,9 @@ def _told(vr: str, value: bytes, little: bool) -> Json | None:
             return None
         numbers = struct.unpack(f"{'<' if little else '>'}{len(value) // size}{_NUMBERS[vr]}", value)
         return {"vr": vr, "Value": [_finite(n) for n in numbers]}
-    if vr in _BINARY and (little or _BINARY[vr] == 1):
-        return {"vr": vr, "InlineBinary": base64.b64encode(value).decode()}
+    if vr in _BINARY:
+        turned = value if little else _turned(value, _BINARY[vr])
+        return {"vr": vr, "InlineBinary": base64.b64encode(turned).decode()}
     if not value.isascii() or b"\x1b" in value:
         return None
     text = value.decode("ascii").rstrip(" \0")
@@ -119,6 +121,13 @@ def _told(vr: str, value: bytes, little: bool) -> Json | None:
     if vr in _LONG_TEXTS:
         return _valued(vr, [text or None])
     return None
+
+
+def _turned(value: bytes, size: int) -> bytes:
+    """F.2.7: little endian, however it is stored."""
+    words = array({1: "B", 2: "H", 4: "I", 8: "Q"}[size], value[: len(value) // size * size])
+    words.byteswap()
+    return words.tobytes()
 
 
 def _valued(vr: str, values: list[Any]) -> Json:

@@ -22,6 +22,7 @@ from files import fresh, opened, parts, path, saved
 from starlette.responses import StreamingResponse
 
 from imaging import decoding
+from imaging.dataset.frames import MAX_FRAMES
 from imaging.dicomweb.edge import multipart_response
 from imaging.dicomweb.store import MAX_NESTED, _Receiving
 
@@ -77,6 +78,31 @@ def test_a_number_of_frames_out_of_all_bounds_is_refused(stow, count):
     element = b"\x28\x00\x08\x00IS" + struct.pack("<H", len(count) + len(count) % 2) + count.encode() + b" " * (len(count) % 2)
     reply = stow(data[:at] + element + data[at:])
     assert (reply.status_code, failures(reply)) == (409, [0xA900])
+
+
+@pytest.mark.parametrize("number", ["99999999999999999999", "-" + "9" * 30, "2147483648", "1e5"])
+def test_a_number_that_is_none_is_kept_as_it_is_and_counts_for_nothing(stow, web, number):
+    """One part that no database can take would hold back all parts after it."""
+    good = fresh("MR_small.dcm")
+    odd = fresh("MR_small.dcm", InstanceNumber=number, SeriesNumber=number, SpecificCharacterSet="ISO_IR 192")
+    assert stow(odd, good).status_code == 200
+    [row] = web().get(f"instances?SOPInstanceUID={opened(odd).SOPInstanceUID}").json()
+    assert row["00080018"]["Value"] == [str(opened(odd).SOPInstanceUID)]
+
+
+@pytest.mark.parametrize(
+    ("table", "fragments", "reason"),
+    [(4 * MAX_FRAMES + 4, 1, 0xC000), (0, MAX_FRAMES + 1, 0xA700)],
+    ids=["offsets", "fragments"],
+)
+def test_a_frame_of_too_many_pieces_is_refused(stow, table, fragments, reason):
+    """Eight bytes of a file are many more in memory."""
+    data = fresh("MR_small_RLE.dcm")
+    at = data.rindex(b"\xe0\x7f\x10\x00OB") + 12
+    item = b"\xfe\xff\x00\xe0"
+    pixels = item + struct.pack("<I", table) + bytes(table) + (item + bytes(4)) * fragments
+    reply = stow(data[:at] + pixels + b"\xfe\xff\xdd\xe0\0\0\0\0")
+    assert (reply.status_code, failures(reply)) == (409, [reason])
 
 
 def test_an_image_of_less_than_no_rows_is_refused(stow):

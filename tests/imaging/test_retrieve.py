@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -135,6 +136,19 @@ def test_metadata_point_to_bulk_data_which_come_whole_or_in_part(web, stored):
     assert web("office").get(uri).status_code == 404
     back = pydicom.Dataset.from_json(told, lambda where: web().get(where).content)
     assert back.WaveformSequence[0].WaveformData == expected
+
+
+def test_words_are_told_little_endian_however_they_are_stored(web, stow):
+    """PS3.18 F.2.7"""
+    dataset = opened(fresh("emri_small_big_endian.dcm"))
+    block = dataset.private_block(0x0099, "ACME", create=True)
+    block.add_new(0x10, "OW", b"\x01\x02\x03\x04")
+    block.add_new(0x11, "OB", b"\x01\x02\x03\x04")
+    block.add_new(0x12, "OF", b"\x3f\x80\x00\x00")
+    assert stow(saved(dataset)).status_code == 200
+    [told] = web().get(f"{path(dataset)}/metadata").json()
+    found = [base64.b64decode(told[tag]["InlineBinary"]) for tag in ("00991010", "00991011", "00991012")]
+    assert found == [b"\x02\x01\x04\x03", b"\x01\x02\x03\x04", b"\x00\x00\x80\x3f"]
 
 
 def test_the_bulk_data_of_compressed_pixels_are_the_frames(web, stored):
