@@ -98,7 +98,7 @@ class Index:
 
     def _set_aside(self, owner: str, instance: Instance, digest: str, size: int, study: str, why: str) -> None:
         row = {"owner": owner, "study": f"{owner}|{study}", "uid": instance.uid, "digest": digest, "size": size, "why": why}
-        self._aside(row | {"patient": instance.attributes[STUDY].get("PatientID", "")})
+        self._aside(row | {"patient": instance.attributes[STUDY].get("PatientID", ""), "charset": instance.charset})
 
     def _aside(self, row: Row) -> None:
         """Into quarantine: nothing of it is found or retrieved; people decide. The same bytes again change nothing."""

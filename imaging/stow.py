@@ -120,7 +120,7 @@ def decided(owner: str, study: str, replace: bool, blobs: Blobs, index: Index, n
     concerned = {study}
     for row in rows:
         with blobs.local(row["digest"]) as path:
-            instance = dataset.parse(path)
+            instance = dataset.parse(path, row.get("charset"))
             index.replace(owner, instance, row["digest"], row["size"])
             concerned.add(instance.study)
     for uid in concerned:

@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,7 +37,8 @@ class Instance:
 
     ``attributes``: by level and keyword, as text. ``requests``: those of each Request Attributes item. ``metadata``: the DICOM JSON
     model as deflated text, in which ``@`` stands for the URL of /dicomweb. ``bulk``: where the values are that it refers to. ``count``: of frames, 0
-    without pixels. ``frames``: for each frame the (offset, length) segments of its bytes in the file, where that is known.
+    without pixels. ``frames``: for each frame the (offset, length) segments of its bytes in the file, where that is known. ``charset``: in
+    which it was read, where it names none itself.
     """
 
     study: str
@@ -53,6 +54,7 @@ class Instance:
     bulk: tuple[Bulk, ...]
     count: int
     frames: frames_.Frames
+    charset: str | None = None
 
 
 def is_uid(value: str) -> bool:
@@ -95,12 +97,13 @@ def _parse(file: BinaryIO, size: int, charset: str | None) -> Instance:
         _inflated(file)
         file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, defer_size=None if syntax == DEFLATED else DEFER)
-    if charset and not dataset.get("SpecificCharacterSet"):
-        dataset.SpecificCharacterSet = charset.split("\\")
-        dataset.set_original_encoding(*dataset.original_encoding, encodings(charset))
+    given = charset if charset and not dataset.get("SpecificCharacterSet") else None
+    if given:
+        dataset.SpecificCharacterSet = given.split("\\")
+        dataset.set_original_encoding(*dataset.original_encoding, encodings(given))
     uids = _uids(dataset)
     try:
-        return _instance(file, size, dataset, syntax, uids)
+        return replace(_instance(file, size, dataset, syntax, uids), charset=given)
     except Refused as refused:
         raise Refused(refused.reason, refused.text, uids[3], uids[2]) from None
 

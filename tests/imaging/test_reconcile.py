@@ -8,6 +8,7 @@ from conftest import assert_outcome, order, patient
 from files import fresh, opened, path, saved
 
 from imaging.dataset import parse
+from imaging.stow import store
 
 
 def parameters(**values) -> dict:
@@ -159,6 +160,22 @@ def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(stow,
     assert study_of(first)["subject"]["reference"] == f"Patient/{person['id']}"
     assert images.index.aside("hospital", uid) == []
     assert images.take_from_quarantine("hospital", uid, True) is False
+
+
+def test_what_was_set_aside_is_read_as_it_was_sent(stow, web, study_of, tasks, settle, server):
+    """Its source has a character set of its own, which the file does not tell."""
+    first = opened(fresh("CT_small.dcm", PatientName="A^Name^Here"))
+    del first.SpecificCharacterSet
+    assert stow(saved(first)).status_code == 200
+    images = server.installation.images
+    incoming = images.blobs.receive()
+    incoming.write(saved(first).replace(b"A^Name^Here", "Люксембург".encode("iso8859_5").ljust(11)))
+    store(incoming, "hospital", images.blobs, images.index, None, charset="ISO_IR 144")
+    images.index.mark("hospital", str(first.StudyInstanceUID), 0)
+    [task] = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    assert settle(task, decision="replace").status_code == 200
+    [told] = web().get(f"{path(first)}/metadata").json()
+    assert told["00100010"]["Value"] == [{"Alphabetic": "Люксембург"}]
 
 
 def test_an_instance_that_was_sent_again_in_another_study_is_shown_there(stow, study_of, tasks, settle, web):
