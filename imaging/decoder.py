@@ -8,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from imaging import rendering
-from imaging.decoding import FAILED, MADE
+from imaging.view import FAILED, MADE
 
 _FUNCTIONS: dict[str, Callable[..., bytes]] = {
     "picture": rendering.picture,

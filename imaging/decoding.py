@@ -15,10 +15,10 @@ from collections import OrderedDict
 from multiprocessing.connection import Connection
 from typing import Any
 
+from imaging.view import MADE
+
 SECONDS, MEMORY = 30.0, 3 * 1024**3
 _LARGEST = 4 * 1024 * 1024  # of a picture that is kept
-# Answers are bytes, what they are first: a decoder that hostile input took over can give a wrong picture, and nothing that is run
-MADE, FAILED = b"+", b"-"
 
 
 class DecodingFailed(Exception):

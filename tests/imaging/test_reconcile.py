@@ -100,7 +100,9 @@ def test_what_was_set_aside_may_stay_aside(stow, web, study_of, tasks, settle):
     assert len(tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")) == 1
 
 
-def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(stow, web, study_of, tasks, settle, ordered, hospital):
+def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(
+    stow, web, study_of, tasks, settle, ordered, hospital
+):
     person, _ = ordered("MOVE-1", "MV-RIGHT")
     first = opened(fresh("CT_small.dcm", PatientID="MV-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
     second = opened(saved(first))
@@ -122,7 +124,9 @@ def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(stow, 
         assert hospital.get(one["reference"]).json()["subject"] == moved["subject"]
 
 
-def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_process(stow, tasks, study_of, settle, server, monkeypatch):
+def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_process(
+    stow, tasks, study_of, settle, server, monkeypatch
+):
     """Another process took images of this series a moment ago, and has not heard of the move."""
     monkeypatch.setattr("imaging.index._BELIEVED", 0.0)
     first = opened(fresh("CT_small.dcm", PatientID="LATE-WRONG"))
