@@ -18,7 +18,7 @@ Frames = tuple[tuple[tuple[int, int], ...], ...]
 
 MAX_FRAMES = MAX_FRAGMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
-_PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _BEGINNINGS = (b"\xff\xd8", b"\xff\x4f\xff\x51")  # of a JPEG and of a JPEG 2000 stream
 
 
@@ -28,7 +28,7 @@ def pixel_data(file: BinaryIO, at: int, syntax: str) -> tuple[int, str, int, int
     head = file.read(12)
     order: Literal["big", "little"] = "big" if syntax == BIG_ENDIAN else "little"
     tag = int.from_bytes(head[0:2], order) << 16 | int.from_bytes(head[2:4], order)
-    if tag not in _PIXELS:
+    if tag not in PIXELS:
         return None
     if head[4:6].isalpha():
         return tag, head[4:6].decode("ascii"), at + 12, int.from_bytes(head[8:12], order)

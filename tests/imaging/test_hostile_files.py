@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import sys
+import zlib
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -103,6 +104,37 @@ def test_a_frame_of_too_many_pieces_is_refused(stow, table, fragments, reason):
     pixels = item + struct.pack("<I", table) + bytes(table) + (item + bytes(4)) * fragments
     reply = stow(data[:at] + pixels + b"\xfe\xff\xdd\xe0\0\0\0\0")
     assert (reply.status_code, failures(reply)) == (409, [reason])
+
+
+_EMPTY = b"\xfe\xff\x00\xe0\0\0\0\0"
+_SEQUENCE = b"\x08\x00\x40\x11SQ\0\0"
+_MANY = 20_000
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        _SEQUENCE + b"\xff\xff\xff\xff" + _EMPTY * _MANY + b"\xfe\xff\xdd\xe0\0\0\0\0",
+        _SEQUENCE + struct.pack("<I", 8 * _MANY) + _EMPTY * _MANY,
+    ],
+    ids=["undefined", "defined"],
+)
+@pytest.mark.parametrize("name", ["MR_small.dcm", "image_dfl.dcm"])
+def test_items_without_number_are_refused_before_they_fill_the_memory(stow, element, name, monkeypatch):
+    """Eight bytes an item, of which deflate makes next to none, and a kilobyte in memory."""
+    monkeypatch.setattr("imaging.dataset.instance._MAX_READS", 30_000)
+    monkeypatch.setattr("imaging.dataset.metadata._MAX_ITEMS", 10_000)
+    data = fresh(name)
+    meta = 144 + int.from_bytes(data[140:144], "little")
+    body = zlib.decompress(data[meta:], -zlib.MAX_WBITS) if name == "image_dfl.dcm" else data[meta:]
+    at = body.index(b"\x10\x00\x10\x00")
+    body = body[:at] + element + body[at:]
+    if name == "image_dfl.dcm":
+        deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+        body = deflate.compress(body) + deflate.flush()
+    reply = stow(data[:meta] + body)
+    assert (reply.status_code, failures(reply)) == (409, [0xC000])
+    assert "too many" in reply.headers["warning"] or "OSError" in reply.headers["warning"]
 
 
 def test_an_image_of_less_than_no_rows_is_refused(stow):
