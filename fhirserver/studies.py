@@ -36,7 +36,7 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
         reconciling.ask(ctx, study.owner, id_, before, reconciling.PATIENT_CHANGED, found.orders, patient)
         patient, found = before, Match()  # a study with a report is moved by people alone
     others = _of_others(ctx, known, patient) if before not in (None, patient) else []
-    known = _without_orders(known, others)
+    known = _without_orders(known, others) if others else known
     orders = _orders(ctx, study, patient, found, known)
     status = "available" if complete or known.get("status") == "available" else "registered"
     told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))

@@ -304,7 +304,8 @@ class Index:
             self._aside(old | {"study": study, "why": REPLACED, "decided": True})
         patient = instance.attributes[STUDY].get("PatientID", "")
         other: Row = {"_id": study, "q.PatientID": {"$ne": patient} if patient else {"$exists": True}}
-        self.studies.update_one(other, {"$set": {"moved": True, "q": instance.attributes[STUDY]}})
+        moved: Row = {"$set": {"moved": True, "q": instance.attributes[STUDY]}, "$inc": {"revision": 1}}
+        self.studies.update_one(other, moved)  # in one with its revision: an update that began before does not settle it
         self.studies.update_one({"_id": study}, {"$set": {"q": instance.attributes[STUDY]}})
         self._add_parents(owner, instance)
         self.series.update_one({"_id": row["series"]}, {"$set": {"q": instance.attributes[SERIES]}})
