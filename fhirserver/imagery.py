@@ -228,8 +228,8 @@ class Images:
     def take_from_quarantine(self, owner: str, study: str, replace: bool) -> bool:
         try:
             with translated():
-                moved = stow.decided(owner, study, replace, self.blobs, self.index)
-                self.index.mark(owner, study, milliseconds(self._given.clock()))
+                now = milliseconds(self._given.clock())
+                moved = stow.decided(owner, study, replace, self.blobs, self.index, now)
         except stow.PartlyResent:
             raise Conflict("Not every image of the study was sent again for the other patient.") from None
         return moved

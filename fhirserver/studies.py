@@ -11,6 +11,7 @@ from fhirserver.headers import accession_identifier, birth_date, imaging_study, 
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
 from fhirserver.moments import milliseconds
+from fhirserver.sharing import share_again
 from fhirserver.validation import Document, built, loads
 from fhirserver.versions import EVERYTHING, Grant, Stored, owned_by
 from fhirserver.work import Item
@@ -30,10 +31,12 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     found = _matched(ctx, study)
     id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
     before = known.get("subject", {}).get("reference")
-    patient = found.patient or before or _patient(ctx, study)
+    patient = found.patient or (None if study.moved else before) or _patient(ctx, study)
     if before not in (None, patient) and reconciling.reports(ctx, study.owner, id_):
         reconciling.ask(ctx, study.owner, id_, before, reconciling.PATIENT_CHANGED, found.orders, patient)
         patient, found = before, Match()  # a study with a report is moved by people alone
+    others = _of_others(ctx, known, patient) if before not in (None, patient) else []
+    known = _without_orders(known, others) if others else known
     orders = _orders(ctx, study, patient, found, known)
     status = "available" if complete or known.get("status") == "available" else "registered"
     told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
@@ -42,6 +45,9 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
         put(ctx, ctx.store.types["ImagingStudy"], resource, id_, current, "PUT" if current else "POST")
     for order in orders:
         follow_order(ctx, study.owner, order, id_, resource.data)
+    for left in others:
+        if left.stored.owner == study.owner:
+            share_again(ctx, left)
     _looked_at(ctx, study, id_, patient, found, resource.data, known)
     return Reply(200, touched=((f"ImagingStudy/{id_}", study.owner, (patient,), ()),))
 
@@ -65,6 +71,18 @@ def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document
     for order in orders:
         follow_order(ctx, study.owner, order, known["id"], resource.data)
     return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
+
+
+def _of_others(ctx: Context, known: Document, patient: str) -> list[Item]:
+    """The orders that the study answered, of the patient whose it was."""
+    rows = (work.item(ctx, reference) for reference in work.based_on(known))
+    return [row for row in rows if row is not None and row.data["subject"].get("reference") != patient]
+
+
+def _without_orders(known: Document, orders: list[Item]) -> Document:
+    gone = {order.reference for order in orders}
+    kept = [one for one in known.get("basedOn", ()) if one.get("reference") not in gone]
+    return {name: value for name, value in known.items() if name != "basedOn"} | ({"basedOn": kept} if kept else {})
 
 
 # What who reads a stat order is told of images that claim to be its
@@ -135,7 +153,7 @@ def _orders(ctx: Context, study: Study, patient: str, found: Match, known: Docum
         if draft in linked:
             _superseded(ctx, draft)
         return orders
-    return [] if found.conflicting else [_draft_order(ctx, study, patient)]
+    return [] if found.conflicting else _draft_order(ctx, study, patient)
 
 
 def _superseded(ctx: Context, draft: str) -> None:
@@ -194,8 +212,9 @@ def _patient(ctx: Context, study: Study) -> str:
     return f"Patient/{id_}"
 
 
-def _draft_order(ctx: Context, study: Study, patient: str) -> str:
-    """From the header and the facility's defaults, for a clerk to confirm."""
+def _draft_order(ctx: Context, study: Study, patient: str) -> list[str]:
+    """From the header and the facility's defaults, for a clerk to confirm. None where a clerk confirmed it for another patient, whose the
+    study was."""
     id_ = ctx.derived_id("ServiceRequest", study.owner, study.uid)
     stored = _own(ctx, study, "ServiceRequest", id_)
     if stored is None or stored.deleted:
@@ -218,7 +237,11 @@ def _draft_order(ctx: Context, study: Study, patient: str) -> str:
         if study.accessions:
             document["identifier"] = [accession_identifier(study, a.number, a.issuer) for a in study.accessions]
         put(ctx, ctx.store.types["ServiceRequest"], built(document), id_, stored, "POST" if stored is None else "PUT")
-    return f"ServiceRequest/{id_}"
+    elif (there := work.item(ctx, f"ServiceRequest/{id_}")) and there.data["subject"].get("reference") != patient:
+        if there.status != "draft":
+            return []
+        work.save(ctx, there, there.data | {"subject": {"reference": patient}})
+    return [f"ServiceRequest/{id_}"]
 
 
 def facility_defaults(ctx: Context, facility: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from imaging import rendering
+from imaging.view import FAILED, MADE
 
 _FUNCTIONS: dict[str, Callable[..., bytes]] = {
     "picture": rendering.picture,
@@ -24,13 +25,17 @@ def serve(connection: Connection) -> None:
         except EOFError:
             return
         try:
-            connection.send(_FUNCTIONS[function](*arguments))
+            connection.send_bytes(MADE + _FUNCTIONS[function](*arguments))
         except rendering.Undecodable as error:
-            connection.send(str(error))
+            connection.send_bytes(FAILED + str(error).encode())
         except MemoryError:
-            connection.send("The image takes too much memory to be decoded.")
-        except Exception as error:  # hostile input: whatever a codec raises, the request is answered
-            connection.send(f"The image cannot be decoded ({type(error).__name__}).")
+            connection.send_bytes(FAILED + b"The image takes too much memory to be decoded.")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # hostile input: whatever a codec raises, the request is answered; Rust's panics are no Exception
+            connection.send_bytes(FAILED + f"The image cannot be decoded ({type(error).__name__}).".encode())
 
 
 if __name__ == "__main__":

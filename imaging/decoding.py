@@ -15,6 +15,8 @@ from collections import OrderedDict
 from multiprocessing.connection import Connection
 from typing import Any
 
+from imaging.view import MADE
+
 SECONDS, MEMORY = 30.0, 3 * 1024**3
 _LARGEST = 4 * 1024 * 1024  # of a picture that is kept
 
@@ -45,18 +47,17 @@ class Decoders:
         key = (function, name, *arguments[1:]) if name else None
         if key is not None and (known := self._known(key)) is not None:
             return known
-        process = self._free.get()
+        process, answer = self._free.get(), None
         try:
             if process is None or not process.alive:
                 process = _Process(self._memory)
             answer = process.ask((function, arguments), self._seconds)
         except _Lost:
-            if process is not None:
-                process.end()
-            process = None
             raise DecodingFailed("The image could not be decoded: it takes too much time or memory.", crashed=True) from None
         finally:
-            self._free.put(process)
+            self._free.put(None if answer is None else process)
+            if answer is None and process is not None:  # whatever it was: its next answer would be that of this question
+                process.end()
         if isinstance(answer, str):
             raise DecodingFailed(answer)
         if key is not None:
@@ -74,6 +75,8 @@ class Decoders:
         if len(answer) > _LARGEST:
             return
         with self._lock:
+            if key in self._kept:  # another was asked the same meanwhile
+                return
             self._kept[key] = answer
             self._room -= len(answer)
             while self._room < 0 and self._kept:
@@ -110,10 +113,10 @@ class _Process:
             self._ours.send(question)
             if not self._ours.poll(seconds):
                 raise _Lost
-            answer: bytes | str = self._ours.recv()
-        except (EOFError, OSError):
+            answer = self._ours.recv_bytes()
+        except (EOFError, OSError, MemoryError):
             raise _Lost from None
-        return answer
+        return answer[1:] if answer[:1] == MADE else answer[1:].decode(errors="replace")
 
     def end(self) -> None:
         self._process.kill()

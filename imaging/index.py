@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 
 Row = dict[str, Any]
 _KNOWN = 10_000
+_BELIEVED = 1.0  # seconds: another process may have moved the study to another patient
 _MAX_KEPT = 12 * 1024 * 1024  # of a document, of MongoDB's 16 MB
 NEW, SAME, OTHER, PATIENT, REPLACED = "new", "same", "other", "patient", "replaced"
 
@@ -57,7 +59,7 @@ class Index:
         self.instances = database["dicom_instances"]
         self.quarantine = database["dicom_quarantine"]
         self.kept = database["dicom_metadata"]
-        self._known: dict[str, str] = {}  # series -> PatientID of its study
+        self._known: dict[str, tuple[str, float]] = {}  # series -> PatientID of its study, until when that is believed
 
     def prepare(self) -> None:
         fields = ("uid", "q.PatientID", "q.AccessionNumber", "numbers", "q.StudyDate", "dirty", "waiting")
@@ -76,7 +78,8 @@ class Index:
         """
         series = f"{owner}|{instance.study}|{instance.series}"
         patient = instance.attributes[STUDY].get("PatientID", "")
-        if self._known.get(series) != patient:
+        known_patient, until = self._known.get(series, (None, 0.0))
+        if known_patient != patient or until < time.monotonic():
             if not self._add_parents(owner, instance):
                 self._set_aside(owner, instance, digest, size, instance.study, PATIENT)
                 return PATIENT, instance.study
@@ -96,7 +99,7 @@ class Index:
 
     def _set_aside(self, owner: str, instance: Instance, digest: str, size: int, study: str, why: str) -> None:
         row = {"owner": owner, "study": f"{owner}|{study}", "uid": instance.uid, "digest": digest, "size": size, "why": why}
-        self._aside(row | {"patient": instance.attributes[STUDY].get("PatientID", "")})
+        self._aside(row | {"patient": instance.attributes[STUDY].get("PatientID", ""), "charset": instance.charset})
 
     def _aside(self, row: Row) -> None:
         """Into quarantine: nothing of it is found or retrieved; people decide. The same bytes again change nothing."""
@@ -123,7 +126,7 @@ class Index:
     def _remember(self, series: str, patient: str) -> None:
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        self._known[series] = patient
+        self._known[series] = (patient, time.monotonic() + _BELIEVED)
 
     def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is
@@ -160,7 +163,7 @@ class Index:
 
     def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
         """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
-        done: Row = {"dirty": False, "held": 0} | ({"waiting": False} if complete else {})
+        done: Row = {"dirty": False, "held": 0, "moved": False} | ({"waiting": False} if complete else {})
         free = {"held": {"$not": {"$gte": begun}}}
         self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision} | free, {"$set": done})
 
@@ -179,7 +182,7 @@ class Index:
         self._count(row["_id"], series)
         accessions = tuple(Accession(number, issuer) for number, issuer in row.get("accessions", ()))
         aside = tuple(Quarantined(q["uid"], q["digest"], q["why"]) for q in self.aside(owner, uid))
-        return Study(owner, uid, row["q"], accessions, tuple(series), aside), revision
+        return Study(owner, uid, row["q"], accessions, tuple(series), aside, bool(row.get("moved"))), revision
 
     def _count(self, study: str, series: list[Series]) -> None:
         for one in series:
@@ -284,6 +287,10 @@ class Index:
         row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"q.PatientID": 1})
         return str(row["q"].get("PatientID", "")) if row else ""
 
+    def moved(self, owner: str, study: str) -> bool:
+        """Whether its images were replaced by those of another patient, and the record has not followed yet."""
+        return self.studies.find_one({"_id": f"{owner}|{study}", "moved": True}, {"_id": 1}) is not None
+
     def decide(self, owner: str, study: str) -> None:
         """What is in quarantine for a study stays there, and nobody is asked about it again."""
         self.quarantine.update_many({"study": f"{owner}|{study}"}, {"$set": {"decided": True}})
@@ -296,6 +303,10 @@ class Index:
         if known is not None and known["digest"] != digest:
             old = {key: known[key] for key in ("owner", "uid", "digest", "size")}
             self._aside(old | {"study": study, "why": REPLACED, "decided": True})
+        patient = instance.attributes[STUDY].get("PatientID", "")
+        other: Row = {"_id": study, "q.PatientID": {"$ne": patient} if patient else {"$exists": True}}
+        moved: Row = {"$set": {"moved": True, "q": instance.attributes[STUDY]}, "$inc": {"revision": 1}}
+        self.studies.update_one(other, moved)  # in one with its revision: an update that began before does not settle it
         self.studies.update_one({"_id": study}, {"$set": {"q": instance.attributes[STUDY]}})
         self._add_parents(owner, instance)
         self.series.update_one({"_id": row["series"]}, {"$set": {"q": instance.attributes[SERIES]}})
@@ -367,10 +378,12 @@ def _stored(row: Row) -> Stored:
 
 
 def _number(text: str | None) -> int | None:
+    """An Integer String, which has 32 bits: PS3.5 table 6.2-1. What is none, is none."""
     try:
-        return int(text) if text else None
+        number = int(text) if text else None
     except ValueError:
         return None
+    return number if number is not None and -(2**31) <= number < 2**31 else None
 
 
 def _packed(frames: tuple[tuple[tuple[int, int], ...], ...]) -> Row | list[list[list[int]]]:

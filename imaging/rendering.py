@@ -14,13 +14,24 @@ import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.pixels import apply_color_lut, apply_rescale, get_decoder, pixel_array
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from imaging.view import FORMATS, TRANSCODED, View, Window
 
 # Of what a frame holds when it is decoded: more is refused before anything is decoded
 MAX_FRAME = 512 * 1024 * 1024
+# By name: GDCM's for RLE ends the process where samples are not a multiple of three
+_ENCODERS = {JPEGLSLossless: "pyjpegls", JPEG2000Lossless: "pylibjpeg", RLELossless: "pylibjpeg"}
+_SUBSAMPLED = "YBR_FULL_422"
 _PIXEL_MODULE = (
     "Rows",
     "Columns",
@@ -40,6 +51,7 @@ class Undecodable(Exception):
 def picture(path: str, frame: int, view: View) -> bytes:
     """One frame, from 0, as JPEG or PNG. Errors: Undecodable."""
     dataset = _read(path)
+    _of_frame(dataset, frame)
     image = Image.fromarray(_shown(dataset, _pixels(dataset, frame), view.window))
     if view.part:
         x, y, width, height = view.part
@@ -80,7 +92,15 @@ def encoded(path: str, frame: int, syntax: str) -> bytes:
     for keyword in _PIXEL_MODULE:
         if keyword in dataset:
             setattr(one, keyword, dataset.get(keyword))
-    array = _pixels(dataset, frame, raw=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+            array, told = decoder.as_array(dataset, index=frame, raw=True)
+    except Exception as error:
+        raise Undecodable(f"The pixels cannot be decoded ({type(error).__name__}).") from None
+    made = told["photometric_interpretation"]  # of what was decoded, which the file's may not be
+    one.PhotometricInterpretation = "YBR_FULL" if made == _SUBSAMPLED else made
     one.NumberOfFrames, one.PlanarConfiguration = 1, 0
     one.PixelData = _little(array)
     one["PixelData"].VR = "OW" if int(one.BitsAllocated) > 8 else "OB"
@@ -100,10 +120,15 @@ def transcoded(path: str, syntax: str) -> bytes:
             warnings.simplefilter("ignore")
             if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID.is_compressed and not _is_deflated(dataset):
                 dataset.decompress(as_rgb=False, generate_instance_uid=False)
+                if dataset.PhotometricInterpretation == _SUBSAMPLED:  # the codec made all samples of it
+                    dataset.PhotometricInterpretation = "YBR_FULL"
             if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
                 _swap(dataset)
             if syntax != ExplicitVRLittleEndian and "PixelData" in dataset:
                 dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+                if dataset.PhotometricInterpretation == _SUBSAMPLED:
+                    dataset.PixelData = _little(pixel_array(dataset, raw=True))
+                    dataset.PhotometricInterpretation = "YBR_FULL"
                 _compress(dataset, syntax)
             dataset.file_meta.TransferSyntaxUID = UID(syntax)
             out = BytesIO()
@@ -119,7 +144,7 @@ def _compress(dataset: Any, syntax: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset.compress(UID(syntax), generate_instance_uid=False)
+            dataset.compress(UID(syntax), encoding_plugin=_ENCODERS[syntax], generate_instance_uid=False)
     except Exception as error:
         raise Undecodable(f"This image cannot be given in {TRANSCODED[syntax]} ({type(error).__name__}).") from None
 
@@ -170,6 +195,26 @@ def _pixels(dataset: Any, frame: int, *, raw: bool = False) -> Any:
 # ---------------------------------------------------------------- how it looks
 
 
+# PS3.3 C.7.6.16.2: what an enhanced image says of all its frames, or of each
+_GROUPS = (
+    ("PixelValueTransformationSequence", ("RescaleIntercept", "RescaleSlope")),
+    ("FrameVOILUTSequence", ("WindowCenter", "WindowWidth", "VOILUTFunction")),
+    ("PixelMeasuresSequence", ("PixelSpacing",)),
+)
+
+
+def _of_frame(dataset: Any, frame: int) -> None:
+    """The data set says of itself what its functional groups say of this frame."""
+    each = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    groups = [*(dataset.get("SharedFunctionalGroupsSequence") or ())[:1], *each[frame : frame + 1]]
+    for group in groups:
+        for macro, keywords in _GROUPS:
+            for item in (group.get(macro) or ())[:1]:
+                for keyword in keywords:
+                    if keyword in item:
+                        setattr(dataset, keyword, item.get(keyword))
+
+
 def _shown(dataset: Any, array: Any, window: Window | None) -> Any:
     """8 bits a sample: palette, modality LUT, window, polarity. PS3.4 N.2"""
     try:
@@ -195,12 +240,12 @@ def _grey(dataset: Any, array: Any, window: Window | None) -> Any:
     values = apply_rescale(array, dataset).astype(np.float64)
     if window is not None:
         shown = _windowed(values, window)
-    elif "VOILUTSequence" in dataset:
-        shown = _stretched(np.asarray(apply_voi_lut(array, dataset), np.float64))
+    elif dataset.get("VOILUTSequence"):
+        shown = _looked_up(dataset, values)
     elif (chosen := _own_window(dataset)) is not None:
         shown = _windowed(values, chosen)
     else:
-        shown = _stretched(values)
+        shown = _stretched(values, _padding(dataset, array))
     inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     return 255 - shown if inverted else shown
 
@@ -212,7 +257,32 @@ def _own_window(dataset: Any) -> Window | None:
     except (TypeError, ValueError, IndexError):
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").lower().replace("_", "-")
-    return Window(centre, width, function) if width >= 1 else None
+    return Window(centre, width, function) if width >= 1 or (width > 0 and function != "linear") else None
+
+
+def _looked_up(dataset: Any, values: Any) -> Any:
+    """PS3.3 C.11.2.1.1: what the modality LUT gives is looked up; the table's own bits are all the greys there are."""
+    item = dataset.VOILUTSequence[0]
+    entries, first, bits = (int(value) for value in item.LUTDescriptor)
+    table = item.LUTData
+    if isinstance(table, bytes):
+        order = ">" if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+        table = np.frombuffer(table, np.uint8 if len(table) == entries else f"{order}u2")
+    if first > 0x7FFF and values.min() < 0:
+        first -= 0x10000  # it is as signed as the values are, which its VR does not tell
+    table = np.asarray(table, np.float64)[: entries or 0x10000]
+    looked_up = table[np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.intp)]
+    return np.clip(looked_up / (2**bits - 1) * 255, 0, 255).astype(np.uint8)
+
+
+def _padding(dataset: Any, array: Any) -> Any:
+    """Where nothing of the patient is. PS3.3 C.7.5.1.1.2"""
+    value = dataset.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return np.zeros(array.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    return (array >= low) & (array <= high)
 
 
 def _windowed(values: Any, window: Window) -> Any:
@@ -227,18 +297,22 @@ def _windowed(values: Any, window: Window) -> Any:
     return np.clip(shown, 0, 255).astype(np.uint8)
 
 
-def _stretched(values: Any) -> Any:
-    low, high = float(values.min()), float(values.max())
-    return np.zeros(values.shape, np.uint8) if high <= low else ((values - low) / (high - low) * 255).astype(np.uint8)
+def _stretched(values: Any, padding: Any) -> Any:
+    seen = values if padding.all() else values[~padding]
+    low, high = float(seen.min()), float(seen.max())
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    return np.clip((values - low) / (high - low) * 255, 0, 255).astype(np.uint8)
 
 
 def _aspect(dataset: Any) -> float:
     """How much taller than wide a pixel is."""
     ratio = dataset.get("PixelAspectRatio") or dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
     try:
-        return float(ratio[0]) / float(ratio[1])
+        aspect = float(ratio[0]) / float(ratio[1])
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return 1.0
+    return aspect if 0.01 <= aspect <= 100 else 1.0
 
 
 def _fitted(image: Image.Image, aspect: float, size: tuple[int, int]) -> Image.Image:

@@ -124,31 +124,36 @@ class PartlyResent(Exception):
     """Only some of a study's instances were sent again for another patient: to show those would mix two patients."""
 
 
-def decided(owner: str, study: str, replace: bool, blobs: Blobs, index: Index) -> bool:
+def decided(owner: str, study: str, replace: bool, blobs: Blobs, index: Index, now: int) -> bool:
     """What was set aside of a study takes the place of what is shown, or stays aside; nothing is deleted. Idempotent.
 
-    True where the study is another patient's then. Errors: PartlyResent.
+    True where the study is another patient's then, and the record has yet to follow. Errors: PartlyResent.
     """
     rows = index.aside(owner, study)
     if not replace or not rows:
         index.decide(owner, study)
-        return False
-    moves = _moves(owner, study, rows, index)
+        index.mark(owner, study, now)
+        return replace and index.moved(owner, study)
+    _whole(owner, study, rows, index)
+    concerned = {study}
     for row in rows:
         with blobs.local(row["digest"]) as path:
-            index.replace(owner, dataset.parse(path), row["digest"], row["size"])
-    return moves
+            instance = dataset.parse(path, row.get("charset"))
+            index.replace(owner, instance, row["digest"], row["size"])
+            concerned.add(instance.study)
+    for uid in concerned:
+        index.mark(owner, uid, now)
+    return index.moved(owner, study)
 
 
-def _moves(owner: str, study: str, rows: list[Row], index: Index) -> bool:
-    shown = index.patient(owner, study)
+def _whole(owner: str, study: str, rows: list[Row], index: Index) -> None:
+    """Errors: PartlyResent."""
     patients = {row["patient"] for row in rows}
-    if patients == {shown}:
-        return False
+    if patients == {index.patient(owner, study)}:
+        return
     resent = {row["uid"] for row in rows}
     if len(patients) > 1 or any(one.uid not in resent for one in index.stored(owner, study)):
         raise PartlyResent
-    return True
 
 
 def response(outcome: Outcome, base: str) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """``owner`` is the organisation whose credential stored it. ``quarantined``: what was sent for it and waits for a decision."""
+    """``owner`` is the organisation whose credential stored it. ``quarantined``: what was sent for it and waits for a decision.
+    ``moved``: people replaced its images by those of another patient, and the record has not followed yet."""
 
     owner: str
     uid: str
@@ -50,3 +51,4 @@ class Study:
     accessions: tuple[Accession, ...]
     series: tuple[Series, ...]
     quarantined: tuple[Quarantined, ...] = ()
+    moved: bool = False

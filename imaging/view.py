@@ -18,6 +18,10 @@ TRANSCODED = {
     "1.2.840.10008.1.2.5": "RLE Lossless",
 }
 
+# What a decoder's answer is, its first byte. The rest are bytes too: one that hostile input took over can give a wrong picture, and
+# nothing that is run.
+MADE, FAILED = b"+", b"-"
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.blobs import Blobs
+from imaging.dataset import Refused
 from imaging.dataset.files import explicit
 from imaging.decoding import Decoders, DecodingFailed
 from imaging.index import Stored
@@ -98,7 +99,10 @@ def instance(blobs: Blobs, decoders: Decoders, stored: Stored, form: Form) -> tu
     if syntax in ("*", held):
         return f"{DICOM}; transfer-syntax={held}", blobs.chunks(stored.digest)
     if (held, syntax) == (IMPLICIT_LE, EXPLICIT_LE):
-        return f"{DICOM}; transfer-syntax={syntax}", (explicit(blobs.read(stored.digest)),)
+        try:
+            return f"{DICOM}; transfer-syntax={syntax}", (explicit(blobs.read(stored.digest)),)
+        except Refused as refused:
+            raise DecodingFailed(refused.text) from None
     with blobs.local(stored.digest) as path:
         data = decoders.call("transcoded", str(path), syntax, name=stored.digest)
     return f"{DICOM}; transfer-syntax={syntax}", (data,)

@@ -13,9 +13,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, Refused
+from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, Refused
 
 Json = dict[str, Any]
+
+_MAX_BULK = 256 * 1024 * 1024  # of the values of one data set: a part may be referred to more than once
 
 
 def relabelled(data: bytes, **values: str) -> bytes:
@@ -38,13 +40,16 @@ def corrected(data: bytes, values: dict[str, str]) -> bytes:
 
 
 def explicit(data: bytes) -> bytes:
-    """An Implicit VR Little Endian file as Explicit VR Little Endian, pixels untouched."""
-    dataset = pydicom.dcmread(BytesIO(data))
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    """An Implicit VR Little Endian file as Explicit VR Little Endian, pixels untouched. Errors: Refused, where a value cannot be written."""
     file = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pydicom.dcmwrite(file, dataset, implicit_vr=False, little_endian=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(BytesIO(data))
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            pydicom.dcmwrite(file, dataset, implicit_vr=False, little_endian=True)
+    except Exception as error:
+        raise Refused(CANNOT_UNDERSTAND, f"This instance cannot be written anew ({type(error).__name__}).") from None
     return file.getvalue()
 
 
@@ -62,10 +67,16 @@ def of_json(told: Json, bulk: Mapping[str, Part]) -> bytes:
     PS3.18 section 10.5.2. Errors: Refused.
     """
     used: list[str] = []
+    size = 0
 
     def resolve(_tag: str, _vr: str, uri: str) -> bytes:
+        nonlocal size
         used.append(uri)
-        return bulk[uri].data if uri in bulk else b""
+        data = bulk[uri].data if uri in bulk else b""
+        size += len(data)
+        if size > _MAX_BULK:
+            raise Refused(OUT_OF_RESOURCES, "The values of the data set are too large.")
+        return data
 
     try:
         with warnings.catch_warnings():
@@ -73,6 +84,8 @@ def of_json(told: Json, bulk: Mapping[str, Part]) -> bytes:
             meta = {tag: told[tag] for tag in told if tag.startswith("0002")}
             dataset = Dataset.from_json({tag: told[tag] for tag in told if tag not in meta}, resolve)
             file = _file(dataset, _syntax(meta), told.get("7FE00010", {}).get("BulkDataURI"), bulk)
+    except Refused:
+        raise
     except AttributeError:
         raise Refused(DATA_SET_MISMATCH, "The metadata have no SOPClassUID or SOPInstanceUID.") from None
     except Exception as error:

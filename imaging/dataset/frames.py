@@ -6,18 +6,19 @@ PS3.5 section 8 and A.4: https://dicom.nema.org/medical/dicom/current/output/cht
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, BinaryIO, Literal
 
 from pydicom.encaps import parse_basic_offsets
 
 from imaging.attributes import BIG_ENDIAN
-from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, Refused
+from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, Refused
 
 Frames = tuple[tuple[tuple[int, int], ...], ...]
 
-MAX_FRAMES = 100_000
+MAX_FRAMES = MAX_FRAGMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
-_PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _BEGINNINGS = (b"\xff\xd8", b"\xff\x4f\xff\x51")  # of a JPEG and of a JPEG 2000 stream
 
 
@@ -27,7 +28,7 @@ def pixel_data(file: BinaryIO, at: int, syntax: str) -> tuple[int, str, int, int
     head = file.read(12)
     order: Literal["big", "little"] = "big" if syntax == BIG_ENDIAN else "little"
     tag = int.from_bytes(head[0:2], order) << 16 | int.from_bytes(head[2:4], order)
-    if tag not in _PIXELS:
+    if tag not in PIXELS:
         return None
     if head[4:6].isalpha():
         return tag, head[4:6].decode("ascii"), at + 12, int.from_bytes(head[8:12], order)
@@ -67,16 +68,23 @@ def _native_frame_bytes(told: dict[str, Any], length: int, count: int) -> int:
 
 def _number(told: dict[str, Any], tag: str, default: int = 0) -> int:
     values = told.get(tag, {}).get("Value") or [default]
-    if not isinstance(values[0], int):
+    if not isinstance(values[0], int) or values[0] < 0:
         raise Refused(CANNOT_UNDERSTAND, "The size of the image is not told.")
     return values[0]
 
 
 def _encapsulated(file: BinaryIO, start: int, size: int, told: dict[str, Any], count: int) -> Frames:
     file.seek(start)
+    if int.from_bytes(file.read(8)[4:], "little") > 4 * MAX_FRAMES:
+        raise Refused(CANNOT_UNDERSTAND, "The offset table is of more frames than there may be.")
+    file.seek(start)
     offsets = parse_basic_offsets(file)
     first = file.tell()
-    fragments = list(_fragments(file, size))
+    fragments = list(islice(_fragments(file, size), MAX_FRAGMENTS + 1))
+    if len(fragments) > MAX_FRAGMENTS:
+        raise Refused(OUT_OF_RESOURCES, "The encapsulated pixel data have too many fragments.")
+    if not fragments:
+        raise Refused(CANNOT_UNDERSTAND, "The encapsulated pixel data have no fragment.")
     if count == 1:
         return (tuple(fragments),)
     if len(fragments) == count:

@@ -9,13 +9,14 @@ import json
 import re
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.charset import convert_encodings, python_encoding
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset, read_file_meta_info
 
 from imaging.attributes import ATTRIBUTES, DEFLATED, LEVELS, REQUESTS
 from imaging.dataset import frames as frames_
@@ -29,6 +30,7 @@ _LONGEST = 1024
 META = 144  # bytes up to the end of the length of the file meta information
 _MAX_PACKED = 8 * 1024 * 1024
 _MAX_INFLATED = 128 * 1024 * 1024
+_MAX_READS = 1_500_000  # an element or an item is up to three
 _STUDY, _SERIES, _INSTANCE, _CLASS = "0020000D", "0020000E", "00080018", "00080016"
 
 
@@ -38,7 +40,8 @@ class Instance:
 
     ``attributes``: by level and keyword, as text. ``requests``: those of each Request Attributes item. ``metadata``: the DICOM JSON
     model as deflated text, in which ``@`` stands for the URL of /dicomweb. ``bulk``: where the values are that it refers to. ``count``: of frames, 0
-    without pixels. ``frames``: for each frame the (offset, length) segments of its bytes in the file, where that is known.
+    without pixels. ``frames``: for each frame the (offset, length) segments of its bytes in the file, where that is known. ``charset``: in
+    which it was read, where it names none itself.
     """
 
     study: str
@@ -54,6 +57,7 @@ class Instance:
     bulk: tuple[Bulk, ...]
     count: int
     frames: frames_.Frames
+    charset: str | None = None
 
 
 def is_uid(value: str) -> bool:
@@ -92,31 +96,48 @@ def _parse(file: BinaryIO, size: int, charset: str | None) -> Instance:
     if not is_uid(syntax):
         raise Refused(CANNOT_UNDERSTAND, "The transfer syntax is missing.")
     file.seek(0)
+    dataset: Any
     if syntax == DEFLATED:
-        _inflated(file)
-        file.seek(0)
-    dataset = pydicom.dcmread(file, stop_before_pixels=True, defer_size=None if syntax == DEFLATED else DEFER)
-    if charset and not dataset.get("SpecificCharacterSet"):
-        dataset.SpecificCharacterSet = charset.split("\\")
-        dataset.set_original_encoding(*dataset.original_encoding, encodings(charset))
+        dataset = read_dataset(_Counted(BytesIO(_inflated(file))), False, True, stop_when=lambda tag, *_: tag in frames_.PIXELS)
+    else:
+        dataset = pydicom.dcmread(_Counted(file), stop_before_pixels=True, defer_size=DEFER)
+    given = charset if charset and not dataset.get("SpecificCharacterSet") else None
+    if given:
+        dataset.SpecificCharacterSet = given.split("\\")
+        dataset.set_original_encoding(*dataset.original_encoding, encodings(given))
     uids = _uids(dataset)
     try:
-        return _instance(file, size, dataset, syntax, uids)
+        return replace(_instance(file, size, dataset, syntax, uids), charset=given)
     except Refused as refused:
         raise Refused(refused.reason, refused.text, uids[3], uids[2]) from None
 
 
-def _inflated(file: BinaryIO) -> None:
-    """pydicom inflates whatever there is: how much that is, is found out first. Errors: Refused where it is too much."""
+class _Counted:
+    """A file of which only so much is read: eight bytes of it may become an object of a kilobyte. Errors: Refused."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._read, self._reads = file.read, 0
+        self.seek, self.tell, self.name = file.seek, file.tell, getattr(file, "name", None)
+
+    def read(self, size: int = -1) -> bytes:
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise Refused(CANNOT_UNDERSTAND, "The data set has too many elements.")
+        return self._read(size)
+
+
+def _inflated(file: BinaryIO) -> bytes:
+    """pydicom inflates whatever there is. Errors: Refused where it is too much."""
     file.seek(0)
     file.seek(data_set_at(file.read(META)))
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
     while chunk := file.read(64 * 1024):
         while chunk:
-            size += len(inflater.decompress(chunk, 1024 * 1024))
+            inflated += inflater.decompress(chunk, 1024 * 1024)
             chunk = inflater.unconsumed_tail
-            if size > _MAX_INFLATED:
+            if len(inflated) > _MAX_INFLATED:
                 raise Refused(OUT_OF_RESOURCES, "The deflated data set is too large.")
+    return bytes(inflated + inflater.flush())
 
 
 def data_set_at(head: bytes) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import math
 import struct
+from array import array
 from typing import Any
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 
-from imaging.dataset.refusal import OUT_OF_RESOURCES, Refused
+from imaging.dataset.refusal import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused
 
 Json = dict[str, Any]
 Bulk = tuple[str, int, int]  # path of tags, offset and length of the value in the file
@@ -23,6 +24,8 @@ INLINE = 1024  # bytes of a binary value that are told in place; what is larger 
 DEFER = 64 * 1024  # of any value
 BULK_MARK = '"BulkDataURI":"@'  # what stands for the URL of /dicomweb; a JSON text's value cannot hold it
 _MAX_METADATA = 32 * 1024 * 1024
+_MAX_NESTED, _MAX_ITEMS = 16 * 1024 * 1024, 300_000
+_ITEM = b"\xfe\xff\x00\xe0"
 _GROUP_LENGTH = 0x0000
 _BINARY = {"OB": 1, "UN": 1, "OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}  # VR -> bytes of a word
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
@@ -39,6 +42,7 @@ class Told:
 
     def __init__(self, dataset: Any, at: str, in_file: bool) -> None:
         self._at, self._in_file, self._size = at, in_file, 0
+        self._nested = self._items = 0  # bytes and items of sequences
         self.bulk: list[Bulk] = []
         self.json = self._elements(dataset, "")
         if "00080005" in self.json:
@@ -60,6 +64,8 @@ class Told:
         if isinstance(raw, RawDataElement):
             length = raw.length if raw.value is None else len(raw.value)
             self._count(min(length, DEFER))
+            if vr == "SQ" and length:
+                self._sequences(dataset, raw, length)
             if vr != "SQ" and length > (INLINE if vr in _BINARY or " or " in vr else DEFER):
                 return self._bulk(vr.rpartition(" or ")[2], path, raw.value_tell, length)
             told = _told(vr, raw.value or b"", raw.is_little_endian)
@@ -83,10 +89,24 @@ class Told:
         self.bulk.append((path, offset, length))
         return {"vr": vr, "BulkDataURI": f"@{self._at}{path}"}
 
+    def _sequences(self, dataset: Any, raw: RawDataElement, length: int) -> None:
+        """One that tells its length was not looked into yet."""
+        self._nested += length
+        if self._nested <= _MAX_NESTED:
+            self._items += (_deferred(dataset, raw) if raw.value is None else raw.value).count(_ITEM)
+        if self._nested > _MAX_NESTED or self._items > _MAX_ITEMS:
+            raise Refused(CANNOT_UNDERSTAND, "The data set has too many elements.")
+
     def _count(self, length: int) -> None:
         self._size += length + 32
         if self._size > _MAX_METADATA:
             raise Refused(OUT_OF_RESOURCES, "The data set without its pixels is too large.")
+
+
+def _deferred(dataset: Any, raw: RawDataElement) -> bytes:
+    with open(dataset.filename, "rb") as file:
+        file.seek(raw.value_tell)
+        return file.read(raw.length)
 
 
 def _vr(raw: Any, tag: Any) -> str:
@@ -108,8 +128,9 @@ def _told(vr: str, value: bytes, little: bool) -> Json | None:
             return None
         numbers = struct.unpack(f"{'<' if little else '>'}{len(value) // size}{_NUMBERS[vr]}", value)
         return {"vr": vr, "Value": [_finite(n) for n in numbers]}
-    if vr in _BINARY and (little or _BINARY[vr] == 1):
-        return {"vr": vr, "InlineBinary": base64.b64encode(value).decode()}
+    if vr in _BINARY:
+        turned = value if little else _turned(value, _BINARY[vr])
+        return {"vr": vr, "InlineBinary": base64.b64encode(turned).decode()}
     if not value.isascii() or b"\x1b" in value:
         return None
     text = value.decode("ascii").rstrip(" \0")
@@ -119,6 +140,13 @@ def _told(vr: str, value: bytes, little: bool) -> Json | None:
     if vr in _LONG_TEXTS:
         return _valued(vr, [text or None])
     return None
+
+
+def _turned(value: bytes, size: int) -> bytes:
+    """F.2.7: little endian, however it is stored."""
+    words = array({1: "B", 2: "H", 4: "I", 8: "Q"}[size], value[: len(value) // size * size])
+    words.byteswap()
+    return words.tobytes()
 
 
 def _valued(vr: str, values: list[Any]) -> Json:

@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -134,10 +135,15 @@ def located(archive: Archive, principal: Principal, request: Request) -> tuple[R
     return visible[0], uids
 
 
-def multipart_response(parts: Iterable[tuple[str, Iterable[bytes]]], type_: str, size: int) -> Response:
+def multipart_response(parts: Iterable[tuple[str, Iterable[bytes]]], type_: str) -> Response:
+    """What is small is given at once, which is faster. How large it is shows when it is made: a few bytes may be large images."""
     boundary = multipart.new_boundary()
     media = f'multipart/related; type="{type_}"; boundary={boundary}'
     body = multipart.written(boundary, parts)
-    if size > _STREAM_ABOVE:
-        return StreamingResponse(body, 200, dict(SECURE), media)
-    return Response(b"".join(body), 200, dict(SECURE), media)
+    begun, size = [], 0
+    for chunk in body:
+        begun.append(chunk)
+        size += len(chunk)
+        if size > _STREAM_ABOVE:
+            return StreamingResponse(chain(begun, body), 200, dict(SECURE), media)
+    return Response(b"".join(begun), 200, dict(SECURE), media)

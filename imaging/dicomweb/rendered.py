@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -43,15 +42,14 @@ def _rendered(archive: Archive, principal: Principal, request: Request) -> Respo
     if not shown:
         raise Problem(406, "There are no pixels to be shown.")
     pictures = [(row, number) for row in shown for number in frame_numbers(request, row)]
-    form, view = _form(request, view, single=len(shown) == 1)
+    listed = "frames" in request.path_params and len(pictures) > 1
+    form, view = _form(request, view, single=len(shown) == 1 and not listed)
     archive.note(principal, "wado", [(study["owner"], uids[0])], "")
     headers = _warned(warnings)
     if not form.multipart:
-        one = pictures[0] if len(pictures) == 1 or "frames" in request.path_params else (shown[0], shown[0].count // 2 + 1)
+        one = pictures[0] if len(pictures) == 1 else (shown[0], shown[0].count // 2 + 1)
         return Response(_picture(archive, *one, view), 200, headers, view.media)
-    parts = _parts(archive, pictures, view)
-    first = next(parts)
-    answer = multipart_response(_all(first, parts), view.media, len(first[1][0]) * len(pictures))
+    answer = multipart_response(_parts(archive, pictures, view), view.media)
     answer.headers.update(_warned(warnings))
     return answer
 
@@ -84,11 +82,6 @@ def _parts(archive: Archive, pictures: list[tuple[Stored, int]], view: View) -> 
         except Problem:
             if n == 0:
                 raise
-
-
-def _all(first: Any, rest: Any) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _warned(warnings: list[str]) -> dict[str, str]:

@@ -52,7 +52,7 @@ def _instances(archive: Archive, principal: Principal, request: Request) -> Resp
         if len(rows) == 1:
             with decoding():
                 parts = iter([wado.instance(archive.blobs, archive.decoders, rows[0], form)])
-        return multipart_response(parts, wado.DICOM, sum(row.size for row in rows))
+        return multipart_response(parts, wado.DICOM)
     [row] = rows
     with decoding():
         media, chunks = wado.instance(archive.blobs, archive.decoders, row, form)
@@ -124,16 +124,12 @@ def _frames(archive: Archive, principal: Principal, request: Request) -> Respons
         with decoding():
             data = wado.frame(archive.blobs, archive.decoders, stored, numbers[0], form)
         return ranged(request, data, f"{form.media}; transfer-syntax={form.syntax}")
-    parts = wado.frames(archive.blobs, archive.decoders, stored, numbers, form)
+    return _several(archive, stored, numbers, form)
+
+
+def _several(archive: Archive, stored: Stored, numbers: list[int], form: wado.Form) -> Response:
     with decoding():  # what cannot be decoded is found out before the answer begins
-        first = next(parts)
-    size = sum(length for number in numbers for _, length in stored.frames[number - 1]) if stored.frames else stored.size
-    return multipart_response(_all(first, parts), form.media, size)
-
-
-def _all(first: wado.Part, rest: wado.Parts) -> wado.Parts:
-    yield first
-    yield from rest
+        return multipart_response(wado.frames(archive.blobs, archive.decoders, stored, numbers, form), form.media)
 
 
 def frame_numbers(request: Request, stored: Stored) -> list[int]:
@@ -166,8 +162,7 @@ def _bulkdata(archive: Archive, principal: Principal, request: Request) -> Respo
     archive.note(principal, "wado", [(study["owner"], uids[0])], "")
     if there is None:
         form = acceptable(lambda: wado.frame_form([*_ranges(request), wado.Range("*/*", True, "*")], stored))
-        parts = wado.frames(archive.blobs, archive.decoders, stored, frame_numbers(request, stored), form)
-        return multipart_response(parts, form.media, stored.size)
+        return _several(archive, stored, frame_numbers(request, stored), form)
     for wanted in _ranges(request):
         if wanted.media in (wado.OCTETS, "*/*", "application/*"):
             return _value(archive, request, stored, there, multipart=wanted.multipart and wanted.media != "*/*")
@@ -178,10 +173,11 @@ def _value(archive: Archive, request: Request, stored: Stored, there: tuple[int,
     offset, length = there
     if multipart:
         parts = iter([(wado.OCTETS, archive.blobs.chunks(stored.digest, offset, offset + length))])
-        return multipart_response(parts, wado.OCTETS, length)
+        return multipart_response(parts, wado.OCTETS)
     start, end = _asked(request, length)
     chunks: Iterator[bytes] = archive.blobs.chunks(stored.digest, offset + start, offset + end)
-    return StreamingResponse(chunks, *_partial(start, end, length), wado.OCTETS)
+    status, headers = _partial(start, end, length)
+    return StreamingResponse(chunks, status, {**headers, "Content-Disposition": "attachment"}, wado.OCTETS)
 
 
 def ranged(request: Request, data: bytes, media: str) -> Response:
@@ -196,8 +192,9 @@ def _asked(request: Request, length: int) -> tuple[int, int]:
     if wanted is None or wanted[0] == "bytes=-":
         return 0, length
     if not wanted[1]:
-        return max(0, length - int(wanted[2])), length
-    start, end = int(wanted[1]), int(wanted[2] or length - 1) + 1
+        start, end = max(0, length - int(wanted[2])), length
+    else:
+        start, end = int(wanted[1]), int(wanted[2] or length - 1) + 1
     if start >= min(end, length):
         raise Problem(416, "The range lies outside.", **{"Content-Range": f"bytes */{length}"})
     return start, min(end, length)

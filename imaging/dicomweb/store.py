@@ -23,6 +23,8 @@ from imaging.dicomweb.edge import JSON, NO_ROOM, SECURE, Problem
 
 MAX_PARTS = 100_000
 MAX_METADATA_REQUEST = 256 * 1024 * 1024  # of dicom+json and its bulk data, which are put together in memory
+MAX_TEXT = 32 * 1024 * 1024  # of dicom+json without its bulk data
+MAX_NESTED = 1_000_000  # objects and arrays of a text, which take up far more than the text does
 _DICOM = "application/dicom"
 
 
@@ -209,12 +211,16 @@ class _Metadata:
         self._bulk[location] = Part(bytes(self._body), compressed)
 
     async def finish(self) -> None:
-        for told in self._data_sets():
+        made = 0
+        for told in await run_in_threadpool(self._data_sets):
             try:
                 data = await run_in_threadpool(of_json, told, self._bulk)
             except Refused as refused:
                 self._receiving.outcome.take(refused)
                 continue
+            made += len(data)
+            if made > self._receiving.archive.max_request:
+                raise Problem(413, f"What a request makes may hold {self._receiving.archive.max_request} bytes.")
             if not self._receiving.archive.room():
                 self._receiving.outcome.take(Refused(OUT_OF_RESOURCES, NO_ROOM[1]))
                 continue
@@ -224,6 +230,8 @@ class _Metadata:
 
     def _data_sets(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
+        if sum(map(len, self._texts)) > MAX_TEXT or sum(t.count(b"{") + t.count(b"[") for t in self._texts) > MAX_NESTED:
+            raise Problem(413, f"{JSON} may hold {MAX_TEXT} bytes and {MAX_NESTED} objects and arrays; send {_DICOM} instead.")
         for text in self._texts:
             try:
                 told = json.loads(text)

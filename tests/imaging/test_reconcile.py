@@ -7,6 +7,9 @@ import pytest
 from conftest import assert_outcome, order, patient
 from files import fresh, opened, path, saved
 
+from imaging.dataset import parse
+from imaging.stow import store
+
 
 def parameters(**values) -> dict:
     kinds = {"order": "valueReference", "patient": "valueReference", "decision": "valueCode", "note": "valueString"}
@@ -108,8 +111,10 @@ def test_what_was_set_aside_may_stay_aside(stow, web, study_of, tasks, settle):
     assert len(tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")) == 1
 
 
-def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(stow, web, study_of, tasks, settle, ordered):
-    _person, _ = ordered("MOVE-1", "MV-RIGHT")
+def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(
+    stow, web, study_of, tasks, settle, ordered, hospital
+):
+    person, _ = ordered("MOVE-1", "MV-RIGHT")
     first = opened(fresh("CT_small.dcm", PatientID="MV-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
     second = opened(saved(first))
     second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
@@ -123,6 +128,82 @@ def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(stow, 
     assert settle(task, decision="replace").status_code == 200
     rows = web().get(f"studies/{first.StudyInstanceUID}/instances?includefield=PatientID").json()
     assert [row["00100020"]["Value"] for row in rows] == [["MV-RIGHT"]] * 2
+    assert tasks(f"ImagingStudy/{study['id']}", "patient-changed") == []
+    moved = study_of(first)  # the record follows: the images and their resource are of one patient
+    assert moved["subject"]["reference"] == f"Patient/{person['id']}" != study["subject"]["reference"]
+    for one in moved["basedOn"]:
+        assert hospital.get(one["reference"]).json()["subject"] == moved["subject"]
+
+
+def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_process(
+    stow, tasks, study_of, settle, server, monkeypatch
+):
+    """Another process took images of this series a moment ago, and has not heard of the move."""
+    monkeypatch.setattr("imaging.index._BELIEVED", 0.0)
+    first = opened(fresh("CT_small.dcm", PatientID="LATE-WRONG"))
+    assert stow(saved(first)).status_code == 200
+    study = study_of(first)
+    late = opened(saved(first))
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    first.PatientID = "LATE-RIGHT"
+    assert stow(saved(first)).status_code == 202
+    [task] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    index = server.installation.images.index
+    heard_before = dict(index._known)
+    assert settle(task, decision="replace").status_code == 200
+    index._known.update(heard_before)
+    assert stow(saved(late)).status_code == 202
+
+
+def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(stow, study_of, tasks, settle, ordered, server):
+    """Half of the images were replaced when it stopped: the same decision again moves the rest, and still knows that it moves them."""
+    person, _ = ordered("HALF-1", "HALF-RIGHT")
+    first = opened(fresh("CT_small.dcm", PatientID="HALF-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
+    second = opened(saved(first))
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    assert stow(saved(first), saved(second)).status_code == 200
+    first.PatientID = second.PatientID = "HALF-RIGHT"
+    assert stow(saved(first), saved(second)).status_code == 202
+    task, *_ = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    images, uid = server.installation.images, str(first.StudyInstanceUID)
+    [row, _] = images.index.aside("hospital", uid)
+    with images.blobs.local(row["digest"]) as file:
+        images.index.replace("hospital", parse(file), row["digest"], row["size"])
+    assert settle(task, decision="replace").status_code == 200
+    assert images.take_from_quarantine("hospital", uid, True) is True  # until the record has followed
+    assert tasks(f"ImagingStudy/{study_of(first)['id']}", "patient-changed") == []
+    assert study_of(first)["subject"]["reference"] == f"Patient/{person['id']}"
+    assert images.index.aside("hospital", uid) == []
+    assert images.take_from_quarantine("hospital", uid, True) is False
+
+
+def test_what_was_set_aside_is_read_as_it_was_sent(stow, web, study_of, tasks, settle, server):
+    """Its source has a character set of its own, which the file does not tell."""
+    first = opened(fresh("CT_small.dcm", PatientName="A^Name^Here"))
+    del first.SpecificCharacterSet
+    assert stow(saved(first)).status_code == 200
+    images = server.installation.images
+    incoming = images.blobs.receive()
+    incoming.write(saved(first).replace(b"A^Name^Here", "Люксембург".encode("iso8859_5").ljust(11)))
+    store(incoming, "hospital", images.blobs, images.index, None, charset="ISO_IR 144")
+    images.index.mark("hospital", str(first.StudyInstanceUID), 0)
+    [task] = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    assert settle(task, decision="replace").status_code == 200
+    [told] = web().get(f"{path(first)}/metadata").json()
+    assert told["00100010"]["Value"] == [{"Alphabetic": "Люксембург"}]
+
+
+def test_an_instance_that_was_sent_again_in_another_study_is_shown_there(stow, study_of, tasks, settle, web):
+    first = opened(fresh("CT_small.dcm"))
+    assert stow(saved(first)).status_code == 200
+    study = study_of(first)
+    first.StudyInstanceUID, first.SeriesInstanceUID = pydicom.uid.generate_uid(), pydicom.uid.generate_uid()
+    assert stow(saved(first)).status_code == 202
+    [task] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    assert settle(task, decision="replace").status_code == 200
+    tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    assert study_of(first)["numberOfInstances"] == 1
+    assert len(web().get(f"studies/{first.StudyInstanceUID}/metadata").json()) == 1
 
 
 def test_a_mismatch_is_linked_corrected_or_rejected_by_hand(stow, study_of, tasks, settle, ordered, hospital, office, created):

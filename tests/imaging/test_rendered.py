@@ -51,6 +51,64 @@ def test_a_window_maps_values_to_grey_as_the_standard_says(see, stored):
     assert np.abs(curved - 255 / (1 + np.exp(-4 * (values - 40) / 400))).max() <= 1
 
 
+def test_each_frame_of_an_enhanced_image_has_its_own_values_and_window(stow, see):
+    """PS3.3 C.7.6.16.2: rescale and window are in the functional groups, shared or of the frame."""
+    dataset = opened(fresh("emri_small.dcm"))
+    for keyword in ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "VOILUTSequence"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    rescale, shared = pydicom.Dataset(), pydicom.Dataset()
+    rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = "2", "-100", "US"
+    shared.PixelValueTransformationSequence = [rescale]
+    windows = ((100, 500), (300, 200))
+    frames = []
+    for centre, width in windows:
+        voi, frame = pydicom.Dataset(), pydicom.Dataset()
+        voi.WindowCenter, voi.WindowWidth = str(centre), str(width)
+        frame.FrameVOILUTSequence = [voi]
+        frames.append(frame)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
+    assert stow(saved(dataset)).status_code == 200
+    for number, (centre, width) in enumerate(windows):
+        values = dataset.pixel_array[number] * 2.0 - 100
+        expected = np.clip(((values - (centre - 0.5)) / (width - 1) + 0.5) * 255, 0, 255)
+        assert np.abs(see(f"{path(dataset)}/frames/{number + 1}/rendered") - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("first", "vr"), [(-1024, "SS"), (64512, "US")])
+def test_a_table_is_of_values_after_the_rescale_and_has_greys_of_its_own(stow, see, first, vr):
+    """PS3.3 C.11.2.1.1. The first value is as signed as the values are, whatever VR it has."""
+    ct = opened(fresh("CT_small.dcm"))
+    for keyword in ("WindowCenter", "WindowWidth"):
+        if keyword in ct:
+            delattr(ct, keyword)
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", vr, [4096, first, 12])
+    item.add_new("LUTData", "US", list(range(4096)))
+    ct.VOILUTSequence = [item]
+    assert stow(saved(ct)).status_code == 200
+    values = ct.pixel_array * float(ct.RescaleSlope) + float(ct.RescaleIntercept)
+    expected = np.clip(values + 1024, 0, 4095) / 4095 * 255
+    assert np.abs(see(f"{path(ct)}/rendered") - expected).max() <= 1
+
+
+def test_what_is_beside_the_patient_takes_no_greys(stow, see):
+    """PS3.3 C.7.5.1.1.2: without a window the greys are those of the patient, not of the padding."""
+    ct = opened(fresh("CT_small.dcm"))
+    for keyword in ("WindowCenter", "WindowWidth"):
+        if keyword in ct:
+            delattr(ct, keyword)
+    pixels = ct.pixel_array.copy()
+    pixels[:10] = -32000
+    ct.PixelData = pixels.tobytes()
+    ct.add_new("PixelPaddingValue", "SS", -32000)
+    assert stow(saved(ct)).status_code == 200
+    low, high = int(pixels[10:].min()), int(pixels[10:].max())
+    shown = see(f"{path(ct)}/rendered")
+    assert np.abs(shown[10:] - (pixels[10:].astype(float) - low) / (high - low) * 255).max() <= 1
+    assert not shown[:10].any()
+
+
 def test_monochrome1_is_shown_the_other_way_round(see, stored):
     cr = stored["RG1_J2KR.dcm"]
     shown, values = see(f"{path(cr)}/rendered"), pixel_array(cr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -17,7 +18,8 @@ from starlette.testclient import TestClient
 EXPLICIT, JLS, J2K, RLE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"
 SAMPLES = (
     "CT_small.dcm", "MR_small_RLE.dcm", "emri_small_jpeg_2k_lossless.dcm", "emri_small_big_endian.dcm", "US1_UNCI.dcm",
-    "image_dfl.dcm", "waveform_ecg.dcm", "liver.dcm", "test-SR.dcm",
+    "image_dfl.dcm", "waveform_ecg.dcm", "liver.dcm", "test-SR.dcm", "SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_ybr_full_422_uncompressed.dcm",
+    "GDCMJ2K_TextGBR.dcm",
 )  # fmt: skip
 
 
@@ -96,6 +98,15 @@ def test_a_frame_is_given_in_other_syntaxes_without_loss(web, stored, name, medi
     assert np.array_equal(one.pixel_array, expected)
 
 
+@pytest.mark.parametrize("syntax", [JLS, J2K, RLE])
+@pytest.mark.parametrize("name", ["SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_ybr_full_422_uncompressed.dcm", "GDCMJ2K_TextGBR.dcm"])
+def test_a_frame_in_colour_is_given_in_other_syntaxes_too(web, stored, name, syntax):
+    """Of what the codec makes of it, which may be other colours than the file says: RGB of YBR_RCT, YBR_FULL of YBR_FULL_422."""
+    frame = f"{path(stored[name])}/frames/1"
+    reply = web().get(frame, headers={"Accept": f"*/*; transfer-syntax={syntax}"})
+    assert reply.status_code == 200, reply.text
+
+
 def test_frames_that_do_not_begin_at_a_byte_are_given_all_the_same(web, stored):
     liver = stored["liver.dcm"]
     reply = web().get(f"{path(liver)}/frames/2", headers={"Accept": "application/octet-stream"})
@@ -125,6 +136,19 @@ def test_metadata_point_to_bulk_data_which_come_whole_or_in_part(web, stored):
     assert web("office").get(uri).status_code == 404
     back = pydicom.Dataset.from_json(told, lambda where: web().get(where).content)
     assert back.WaveformSequence[0].WaveformData == expected
+
+
+def test_words_are_told_little_endian_however_they_are_stored(web, stow):
+    """PS3.18 F.2.7"""
+    dataset = opened(fresh("emri_small_big_endian.dcm"))
+    block = dataset.private_block(0x0099, "ACME", create=True)
+    block.add_new(0x10, "OW", b"\x01\x02\x03\x04")
+    block.add_new(0x11, "OB", b"\x01\x02\x03\x04")
+    block.add_new(0x12, "OF", b"\x3f\x80\x00\x00")
+    assert stow(saved(dataset)).status_code == 200
+    [told] = web().get(f"{path(dataset)}/metadata").json()
+    found = [base64.b64decode(told[tag]["InlineBinary"]) for tag in ("00991010", "00991011", "00991012")]
+    assert found == [b"\x02\x01\x04\x03", b"\x01\x02\x03\x04", b"\x00\x00\x80\x3f"]
 
 
 def test_the_bulk_data_of_compressed_pixels_are_the_frames(web, stored):
