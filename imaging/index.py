@@ -163,9 +163,11 @@ class Index:
 
     def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
         """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
-        done: Row = {"dirty": False, "held": 0, "moved": False} | ({"waiting": False} if complete else {})
+        done: Row = {"dirty": False, "held": 0} | ({"waiting": False} if complete else {})
         free = {"held": {"$not": {"$gte": begun}}}
-        self.studies.update_one({"_id": f"{owner}|{uid}", "revision": revision} | free, {"$set": done})
+        as_it_was = {"_id": f"{owner}|{uid}", "revision": revision}
+        self.studies.update_one(as_it_was | {"moved": True}, {"$set": {"moved": False}})  # the record has followed
+        self.studies.update_one(as_it_was | free, {"$set": done})
 
     def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
         """The whole study and its revision; its counts are brought up to date on the way."""
