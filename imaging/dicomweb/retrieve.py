@@ -165,16 +165,24 @@ def _bulkdata(archive: Archive, principal: Principal, request: Request) -> Respo
         return _several(archive, stored, frame_numbers(request, stored), form)
     for wanted in _ranges(request):
         if wanted.media in (wado.OCTETS, "*/*", "application/*"):
-            return _value(archive, request, stored, there, multipart=wanted.multipart and wanted.media != "*/*")
+            return _value(
+                archive,
+                request,
+                stored,
+                there,
+                multipart=wanted.multipart and "multipart/" in request.headers.get("accept", ""),
+            )
     raise Problem(406, f"Bulk data are {wado.OCTETS}.")
 
 
 def _value(archive: Archive, request: Request, stored: Stored, there: tuple[int, int], *, multipart: bool) -> Response:
     offset, length = there
-    if multipart:
-        parts = iter([(wado.OCTETS, archive.blobs.chunks(stored.digest, offset, offset + length))])
-        return multipart_response(parts, wado.OCTETS)
     start, end = _asked(request, length)
+    if multipart:
+        part = wado.OCTETS, archive.blobs.chunks(stored.digest, offset + start, offset + end)
+        answer = multipart_response(iter([part]), wado.OCTETS)
+        answer.status_code = 200 if end - start == length else 206
+        return answer
     chunks: Iterator[bytes] = archive.blobs.chunks(stored.digest, offset + start, offset + end)
     status, headers = _partial(start, end, length)
     return StreamingResponse(chunks, status, {**headers, "Content-Disposition": "attachment"}, wado.OCTETS)

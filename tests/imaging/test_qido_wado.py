@@ -6,7 +6,6 @@ import io
 import shutil
 import subprocess
 
-import numpy as np
 import pydicom
 import pytest
 from conftest import BASE
@@ -193,54 +192,6 @@ def test_the_same_study_of_two_facilities_stays_two(web, stow, stored, samples):
     assert stow(samples("CT_small.dcm"), organization="office").status_code == 200
     assert len(web("office").get("studies").json()) == 1
     assert len(web().get("studies?PatientID=1CT1").json()) == 1
-
-
-def test_dicomweb_client_stores_finds_and_reads(server, stored, samples):
-    from dicomweb_client.api import DICOMwebClient
-    from requests import Session
-    from requests.adapters import BaseAdapter
-    from requests.models import Response
-    from starlette.testclient import TestClient
-
-    class InProcess(BaseAdapter):
-        """requests spoken to the application in this process."""
-
-        def send(self, request, **_):
-            reply = TestClient(server.app, base_url=BASE).request(
-                request.method, request.url, content=request.body, headers=dict(request.headers)
-            )
-            answer = Response()
-            answer.status_code, answer.raw, answer.request, answer.url = (
-                reply.status_code,
-                io.BytesIO(reply.content),
-                request,
-                request.url,
-            )
-            answer.headers.update(reply.headers)
-            return answer
-
-        def close(self):
-            pass
-
-    session = Session()
-    session.mount("http://", InProcess())
-    session.headers["Authorization"] = f"Bearer {server.token('hospital')}"
-    client = DICOMwebClient(f"{BASE}/dicomweb", session=session)
-    ct = stored["CT_small.dcm"]
-    assert [row["0020000D"]["Value"][0] for row in client.search_for_studies(search_filters={"PatientID": "1CT1"})] == [
-        ct.StudyInstanceUID
-    ]
-    assert client.retrieve_series_metadata(ct.StudyInstanceUID, ct.SeriesInstanceUID)[0]["00080018"]["Value"] == [
-        ct.SOPInstanceUID
-    ]
-    back = client.retrieve_instance(ct.StudyInstanceUID, ct.SeriesInstanceUID, ct.SOPInstanceUID)
-    assert np.array_equal(back.pixel_array, ct.pixel_array)
-    [frame] = client.retrieve_instance_frames(ct.StudyInstanceUID, ct.SeriesInstanceUID, ct.SOPInstanceUID, [1])
-    assert frame == ct.PixelData[: 128 * 128 * 2]
-    fresh = pydicom.dcmread(io.BytesIO(samples("CT_small.dcm")))
-    fresh.SOPInstanceUID = fresh.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    answer = client.store_instances([fresh])
-    assert [item.ReferencedSOPInstanceUID for item in answer.ReferencedSOPSequence] == [fresh.SOPInstanceUID]
 
 
 def test_wildcards_take_time_by_length_alone(web, stow, samples):
