@@ -58,7 +58,11 @@ def guarded(archive: Archive, kind: str, handler: Handler) -> Callable[[Request]
             if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:
                 return _failed(Problem(*NO_ROOM))
             if archive.unavailable(error):
-                return _failed(Problem(503, "The database cannot be reached; try again.", **{"Retry-After": "2"}))
+                return _failed(
+                    Problem(
+                        503, "The database, or the store of the images, cannot be reached; try again.", **{"Retry-After": "2"}
+                    )
+                )
             log.error("Unexpected %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             return _failed(Problem(500, "The server failed."))
 
