@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -207,10 +208,12 @@ def test_one_that_the_server_refuses_is_put_aside_with_the_reason_and_the_others
 def test_cut_anywhere_everything_that_was_acknowledged_arrives_once(gate, server, reader, tmp_path):
     first, second = slices(tmp_path / "first", 60), slices(tmp_path / "second", 30)
     command = ["storescu", "-aet", "CT1", "+sd", "127.0.0.1", str(gate.port), str(tmp_path / "first")]
+    server.process.send_signal(signal.SIGSTOP)  # it would take them as fast as they come
     sending = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: len(gate.waiting()) > 2, 60)
         gate.kill()  # amid receiving and sending
+        server.process.send_signal(signal.SIGCONT)
         sending.wait(60)
         kept = {path.name for path in gate.waiting()}
         gate.start()
@@ -229,6 +232,7 @@ def test_cut_anywhere_everything_that_was_acknowledged_arrives_once(gate, server
     finally:
         sending.kill()
         sending.wait(10)
+        server.process.send_signal(signal.SIGCONT)
         if server.process.poll() is not None:
             server.start()
 
