@@ -55,6 +55,7 @@ from fhirserver.timers import Timers
 from fhirserver.validation import dumps, loads
 from fhirserver.versions import EVERYTHING, Changes
 from imaging import dicomweb
+from imaging.archive import Archive
 
 log = logging.getLogger("fhirserver.app")
 
@@ -288,13 +289,15 @@ class Installation:
 
 
 class _Application(FastAPI):
-    """What is below /fhir is answered before the framework's own middlewares; all is observed."""
+    """What is below /fhir and /dicomweb is answered before the framework's own middlewares; all is observed."""
 
     fhir: rest.Handle
+    archive: Archive
     origins: Callable[[], frozenset[str]]
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Observed(CORS(rest.Edge(viewer.OwnPages(super().build_middleware_stack()), self.fhir), self.origins))
+        images = viewer.OwnPages(dicomweb.Edge(super().build_middleware_stack(), self.archive))
+        return Observed(CORS(rest.Edge(images, self.fhir), self.origins))
 
 
 def create_app(
@@ -330,7 +333,7 @@ def create_app(
     )
     app.origins = installation.auth.clients.origins
     app.fhir = rest.install(app, installation.authenticate, installation.context)
-    dicomweb.install(app, installation.images.archive())
+    app.archive = installation.images.archive()
     viewer.install(app, pages, shown)
     app.include_router(health.router(installation.store, crashes, installation.gauges, settings.metrics_token))
     app.include_router(home.router(settings.base, settings.data_dir / "demo.json"))

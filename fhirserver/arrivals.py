@@ -9,8 +9,9 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from auth.principal import Principal
 from fhirserver import access, studies
@@ -25,9 +26,22 @@ log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
 _MARKED, _HELD = 1_000, 5_000  # milliseconds
-_MOST = 10_000  # studies
+_MOST, _FEW = 10_000, 20  # studies
+_BELIEVED = timedelta(seconds=0.9)  # "a revoked grant stops working within one second on every worker"
 # What takes so many seconds of CPU, a large study that still arrives, is done in one part of so many of the time
 _LONG, _SHARE = 0.5, 10
+
+
+Row = tuple[str, str]  # owner and StudyInstanceUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What was seen, when, and at which turn of the store."""
+
+    at: datetime
+    turn: int
+    rows: set[Row]
 
 
 class Arrivals:
@@ -43,9 +57,28 @@ class Arrivals:
         self._next: dict[tuple[str, str], float] = {}
         self._held: dict[tuple[str, str], int] = {}  # when it was marked, in milliseconds
         self._lock = threading.Lock()
+        self._sights: dict[tuple[Principal, str, tuple[Row, ...]], _Sight] = {}
 
-    def see(self, principal: Principal, letter: str, rows: list[tuple[str, str]]) -> set[tuple[str, str]]:
-        """A study is visible exactly when its ImagingStudy is, by the letter of what is asked."""
+    def see(self, principal: Principal, letter: str, rows: list[Row]) -> set[Row]:
+        """A study is visible exactly when its ImagingStudy is, by the letter of what is asked.
+
+        What is retrieved is asked about frame by frame: the answer is remembered as long as a token is believed, or until this process
+        writes or shares an ImagingStudy."""
+        asked = principal, letter, tuple(rows)
+        if letter != "r" or len(rows) > _FEW:
+            return self._seen(*asked)
+        now, turn = self._clock(), self._store.turn("ImagingStudy")
+        known = self._sights.get(asked)
+        if known is not None and known.turn == turn and timedelta(0) <= now - known.at < _BELIEVED:
+            return known.rows
+        seen = self._seen(*asked)
+        if len(self._sights) > _MOST:
+            self._sights.clear()
+        if seen:  # what is not seen may be there the next moment, by another process
+            self._sights[asked] = _Sight(now, turn, seen)
+        return seen
+
+    def _seen(self, principal: Principal, letter: str, rows: Iterable[Row]) -> set[Row]:
         keys = {f"{owner}|UID|urn:oid:{uid}": (owner, uid) for owner, uid in rows}
         visible = access.visible(principal, self._store.types["ImagingStudy"], letter)
         return {keys[key] for key in self._store.business_keys("ImagingStudy", list(keys), visible) if key in keys}

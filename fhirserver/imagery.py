@@ -213,9 +213,9 @@ class Images:
 
     def copies(self, principal: Principal, uid: str) -> set[tuple[str, str]]:
         with translated():
-            rows = self.index.copies(uid)
+            owners = self.index.owners(uid)
         applied = self._given.restricted(principal)
-        return self.arrivals.see(applied, "r", [(row["owner"], row["uid"]) for row in rows]) if rows else set()
+        return self.arrivals.see(applied, "r", [(owner, uid) for owner in owners]) if owners else set()
 
     def instances(self, principal: Principal, uid: str) -> list[dict[str, Any]]:
         """A study's, as a search for them tells them to this caller."""

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pymongo import IndexModel
 from pymongo.database import Database
@@ -25,6 +25,7 @@ from imaging.dataset.metadata import BULK_MARK
 from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 
 Row = dict[str, Any]
+V = TypeVar("V")
 _KNOWN = 10_000
 _BELIEVED = 1.0  # seconds: another process may have moved the study to another patient
 _MAX_KEPT = 12 * 1024 * 1024  # of a document, of MongoDB's 16 MB
@@ -60,6 +61,7 @@ class Index:
         self.quarantine = database["dicom_quarantine"]
         self.kept = database["dicom_metadata"]
         self._known: dict[str, tuple[str, float]] = {}  # series -> PatientID of its study, until when that is believed
+        self._owners: dict[str, tuple[tuple[str, ...], float]] = {}
 
     def prepare(self) -> None:
         fields = ("uid", "q.PatientID", "q.AccessionNumber", "numbers", "q.StudyDate", "dirty", "waiting")
@@ -111,6 +113,7 @@ class Index:
         top: Row = {"owner": owner, "uid": instance.study, "q": instance.attributes[STUDY], "modalities": [], "classes": []}
         top |= {"seriesCount": 0, "instances": 0}
         self.studies.update_one({"_id": study}, {"$setOnInsert": top}, upsert=True)
+        self._owners.pop(instance.study, None)
         there = self.studies.find_one({"_id": study}, {"q.PatientID": 1})
         if there is None or there["q"].get("PatientID", "") != instance.attributes[STUDY].get("PatientID", ""):
             return False
@@ -124,9 +127,7 @@ class Index:
         return True
 
     def _remember(self, series: str, patient: str) -> None:
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known[series] = (patient, time.monotonic() + _BELIEVED)
+        _bounded(self._known)[series] = patient, time.monotonic() + _BELIEVED
 
     def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is
@@ -234,9 +235,19 @@ class Index:
         row = self.instances.find_one({"series": series} if series else _within(study), {"meta": 1})
         return told(row) if row else {}
 
-    def copies(self, uid: str) -> list[Row]:
-        """Each owner's row of a study."""
-        return list(self.studies.find({"uid": uid}))
+    def owners(self, uid: str) -> tuple[str, ...]:
+        """Who has a copy of a study, the newest first, as it was a second ago at most: each frame of it asks."""
+        known, until = self._owners.get(uid, ((), 0.0))
+        if until < time.monotonic():
+            rows = sorted(self.studies.find({"uid": uid}, {"owner": 1, "arrived": 1}), key=lambda row: -row.get("arrived", 0))
+            known = tuple(row["owner"] for row in rows)
+            if known:  # one that is not there yet is looked for each time
+                _bounded(self._owners)[uid] = known, time.monotonic() + _BELIEVED
+        return known
+
+    def row(self, owner: str, uid: str) -> Row | None:
+        """A study's."""
+        return self.studies.find_one({"_id": f"{owner}|{uid}"})
 
     def stored(self, owner: str, study: str, series: str | None = None, instance: str | None = None) -> list[Stored]:
         """Where the bytes are of a study, series or instance, in order."""
@@ -335,6 +346,13 @@ def _row(owner: str, instance: Instance, digest: str, size: int) -> Row:
         "q": instance.attributes[INSTANCE],
         "meta": instance.metadata,
     }
+
+
+def _bounded(known: dict[str, V]) -> dict[str, V]:
+    """What is remembered, empty where it has grown too large."""
+    if len(known) >= _KNOWN:
+        known.clear()
+    return known
 
 
 def linked(text: bytes, base: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Store(Reader):
         self.signalled: Callable[[], None] = lambda: None  # called after a commit that other processes watch for
         self._indexes, self._room = indexes, room
         self._ready: set[str] = set()
+        self._turns = Counter[str]()  # by type; "" for all of them
         self._lock = threading.Lock()
 
     def commit(self, changes: Changes) -> None:
@@ -62,11 +64,24 @@ class Store(Reader):
         self._room()
         for type_ in {type_ for type_, _ in changes.writes} or {"Task"}:
             self.prepare(type_)
-        with translated():
-            self.transact(lambda session: self._write(changes, session))
+        try:
+            with translated():
+                self.transact(lambda session: self._write(changes, session))
+        finally:
+            self._turn(changes)
         if changes.signals:
             with suppress(Unavailable):  # it is written; who is to know will know a second later
                 self.signalled()
+
+    def turn(self, type_: str) -> int:
+        """A number that is another one after each commit of this process that wrote or shared some of the type: by it who remembers
+        what was read knows whether it is so still."""
+        return self._turns[type_] + self._turns[""]
+
+    def _turn(self, changes: Changes) -> None:
+        concerned = {type_ for type_, _ in changes.writes} | {type_ for (type_, _), *_ in changes.shares}
+        with self._lock:
+            self._turns.update(concerned | ({""} if changes.withdrawals else set()))
 
     def transact(self, callback: Callable[[ClientSession], T]) -> T:
         """Run ``callback`` in a transaction, retried whole on transient errors, durable when it returns.

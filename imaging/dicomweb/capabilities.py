@@ -27,7 +27,7 @@ def capabilities(routes: Iterable[tuple[str, str]]) -> Handler:
     for method, path in routes:
         served.setdefault(path, []).append(method)
 
-    async def handler(archive: Archive, principal: Principal, request: Request) -> Response:
+    def handler(archive: Archive, principal: Principal, request: Request) -> Response:
         for wanted in wado.accepted(request.headers.get("accept", "")):
             if wanted.media in (WADL, "*/*", "application/*", "application/xml", "text/xml"):
                 return Response(_wadl(archive.base, served), 200, dict(SECURE), WADL)

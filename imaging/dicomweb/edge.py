@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -22,15 +23,17 @@ from imaging.archive import Archive
 from imaging.attributes import INSTANCE, SERIES, STUDY
 from imaging.dataset import is_uid
 from imaging.decoding import DecodingFailed
-from imaging.index import Row, Stored
+from imaging.index import Stored
 
 log = logging.getLogger("imaging.dicomweb")
+T = TypeVar("T")
 
 JSON = "application/dicom+json"
 SECURE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "sandbox"}
 NO_ROOM = (507, "The server's disk is nearly full, so it only reads; try again later.")
 _STREAM_ABOVE = 8 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_THREADS = ThreadPoolExecutor(40, "dicomweb")
 _LETTERS = {"qido": "s", "wado": "r", "stow": "c"}
 
 
@@ -42,38 +45,63 @@ class Problem(Exception):
         self.status, self.text, self.headers = status, text, headers
 
 
-Handler = Callable[[Archive, Principal, Request], Awaitable[Response]]
+Handler = Callable[[Archive, Principal, Request], Response]
+Streaming = Callable[[Archive, Principal, Request], Awaitable[Response]]  # which reads the body as it comes
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def guarded(archive: Archive, kind: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, function, *arguments)
+
+
+def answering(archive: Archive, kind: str, handler: Handler) -> Endpoint:
+    """All of it in one thread: who asks, and the answer."""
+
+    def answer(request: Request) -> Response:
+        return handler(archive, _principal(archive, request, kind), request)
+
+    return _guarded(archive, lambda request: in_thread(answer, request))
+
+
+def receiving(archive: Archive, kind: str, handler: Streaming) -> Endpoint:
+    async def receive(request: Request) -> Response:
+        return await handler(archive, await in_thread(_principal, archive, request, kind), request)
+
+    return _guarded(archive, receive)
+
+
+def _guarded(archive: Archive, handle: Endpoint) -> Endpoint:
+    """Errors as JSON."""
+
     async def endpoint(request: Request) -> Response:
         try:
-            principal = await run_in_threadpool(_principal, archive, request, kind) if kind != "options" else ANONYMOUS
-            return await handler(archive, principal, request)
+            return await handle(request)
         except Problem as problem:
-            return _failed(problem)
+            return failed(problem)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
             if (isinstance(error, OSError) and error.errno in _FULL) or getattr(error, "status", 0) == 507:
-                return _failed(Problem(*NO_ROOM))
+                return failed(Problem(*NO_ROOM))
             if archive.unavailable(error):
-                return _failed(
+                return failed(
                     Problem(
                         503, "The database, or the store of the images, cannot be reached; try again.", **{"Retry-After": "2"}
                     )
                 )
             log.error("Unexpected %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-            return _failed(Problem(500, "The server failed."))
+            return failed(Problem(500, "The server failed."))
 
     return endpoint
 
 
-def _failed(problem: Problem) -> Response:
+def failed(problem: Problem) -> Response:
     return Response(json.dumps({"message": problem.text}), problem.status, {**SECURE, **problem.headers}, "application/json")
 
 
 def _principal(archive: Archive, request: Request, kind: str) -> Principal:
+    if kind == "options":
+        return ANONYMOUS
     try:
         principal = archive.authenticate(request.headers.get("authorization"), request.headers.get("cookie"))
     except InvalidToken:
@@ -118,25 +146,24 @@ def decoding() -> Iterator[None]:
         raise Problem(500 if error.crashed else 406, str(error)) from None
 
 
-def found(archive: Archive, principal: Principal, request: Request) -> tuple[Row, tuple[str, ...], list[Stored]]:
-    """(the study's row, UIDs of the path, the instances that are there). Errors: 404 for what is not there, or hidden."""
-    study, uids = located(archive, principal, request)
-    rows = archive.index.stored(study["owner"], *uids)
+def found(archive: Archive, principal: Principal, request: Request) -> tuple[str, tuple[str, ...], list[Stored]]:
+    """(whose copy of the study it is, UIDs of the path, the instances that are there). Errors: 404 for what is not there, or hidden."""
+    owner, uids = located(archive, principal, request)
+    rows = archive.index.stored(owner, *uids)
     if not rows:
         raise Problem(404, "There is nothing here.")
-    return study, uids, rows
+    return owner, uids, rows
 
 
-def located(archive: Archive, principal: Principal, request: Request) -> tuple[Row, tuple[str, ...]]:
-    """(the study's row, UIDs of the path): the caller's own copy of the study first, else one that they may see; 404 for none."""
+def located(archive: Archive, principal: Principal, request: Request) -> tuple[str, tuple[str, ...]]:
+    """(owner, UIDs of the path): the caller's own copy of the study first, else the newest that they may see; 404 for none."""
     uids = tuple(request.path_params[name] for name in (STUDY, SERIES, INSTANCE) if name in request.path_params)
-    copies = archive.index.copies(uids[0]) if all(is_uid(uid) for uid in uids) else []
-    seen = archive.see(principal, "r", [(row["owner"], row["uid"]) for row in copies]) if copies else set()
-    visible: list[Row] = [row for row in copies if (row["owner"], row["uid"]) in seen]
+    owners = archive.index.owners(uids[0]) if all(is_uid(uid) for uid in uids) else ()
+    seen = archive.see(principal, "r", [(owner, uids[0]) for owner in owners]) if owners else set()
+    visible = [owner for owner in owners if (owner, uids[0]) in seen]
     if not visible:
         raise Problem(404, "There is nothing here.")
-    visible.sort(key=lambda row: (row["owner"] != principal.organization, -row.get("arrived", 0)))
-    return visible[0], uids
+    return (principal.organization if principal.organization in visible else visible[0]), uids
 
 
 def multipart_response(parts: Iterable[tuple[str, Iterable[bytes]]], type_: str) -> Response:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,24 +26,16 @@ _THUMBNAIL = (128, 128)
 _NUMBER = r"[+-]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(?:[eE][+-]?\d{1,2})?"
 
 
-async def rendered(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_rendered, archive, principal, request)
-
-
-async def thumbnail(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_thumbnail, archive, principal, request)
-
-
-def _rendered(archive: Archive, principal: Principal, request: Request) -> Response:
+def rendered(archive: Archive, principal: Principal, request: Request) -> Response:
     view, warnings = asked(request)
-    study, uids, rows = found(archive, principal, request)
+    owner, uids, rows = found(archive, principal, request)
     shown = [row for row in rows if row.count]
     if not shown:
         raise Problem(406, "There are no pixels to be shown.")
     pictures = [(row, number) for row in shown for number in frame_numbers(request, row)]
     listed = "frames" in request.path_params and len(pictures) > 1
     form, view = _form(request, view, single=len(shown) == 1 and not listed)
-    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    archive.note(principal, "wado", [(owner, uids[0])], "")
     headers = _warned(warnings)
     if not form.multipart:
         one = pictures[0] if len(pictures) == 1 else (shown[0], shown[0].count // 2 + 1)
@@ -54,10 +45,10 @@ def _rendered(archive: Archive, principal: Principal, request: Request) -> Respo
     return answer
 
 
-def _thumbnail(archive: Archive, principal: Principal, request: Request) -> Response:
+def thumbnail(archive: Archive, principal: Principal, request: Request) -> Response:
     """Of what stands for the study, series, instance or frame; as large as 128 pixels, or as the viewport says."""
     view, warnings = asked(request)
-    study, uids, rows = found(archive, principal, request)
+    owner, uids, rows = found(archive, principal, request)
     chosen = wado.representative(rows)
     if chosen is None:
         raise Problem(404, "There are no pixels to be shown.")
@@ -65,7 +56,7 @@ def _thumbnail(archive: Archive, principal: Principal, request: Request) -> Resp
     if "frames" in request.path_params:
         [number] = frame_numbers(request, stored)[:1]
     _, view = _form(request, replace(view, size=view.size or _THUMBNAIL), single=True)
-    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    archive.note(principal, "wado", [(owner, uids[0])], "")
     return Response(_picture(archive, stored, number, view), 200, _warned(warnings), view.media)
 
 

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -29,7 +28,7 @@ from imaging.dicomweb.edge import (
     located,
     multipart_response,
 )
-from imaging.index import Row, Stored, linked
+from imaging.index import Stored, linked
 
 
 def _ranges(request: Request) -> list[wado.Range]:
@@ -39,14 +38,10 @@ def _ranges(request: Request) -> list[wado.Range]:
 # ---------------------------------------------------------------- instances
 
 
-async def instances(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_instances, archive, principal, request)
-
-
-def _instances(archive: Archive, principal: Principal, request: Request) -> Response:
-    study, uids, rows = found(archive, principal, request)
+def instances(archive: Archive, principal: Principal, request: Request) -> Response:
+    owner, uids, rows = found(archive, principal, request)
     form = acceptable(lambda: wado.instance_form(_ranges(request), rows))
-    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    archive.note(principal, "wado", [(owner, uids[0])], "")
     if form.multipart:
         parts = wado.instances(archive.blobs, archive.decoders, rows, form)
         if len(rows) == 1:
@@ -63,25 +58,21 @@ def _instances(archive: Archive, principal: Principal, request: Request) -> Resp
 # ---------------------------------------------------------------- metadata
 
 
-async def metadata(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_metadata, archive, principal, request)
-
-
-def _metadata(archive: Archive, principal: Principal, request: Request) -> Response:
+def metadata(archive: Archive, principal: Principal, request: Request) -> Response:
     """With an ETag, by which a client that has it already asks again. PS3.18 section 8.4"""
     json_wanted(request)
-    study, uids = located(archive, principal, request)
+    owner, uids = located(archive, principal, request)
     if INSTANCE in request.path_params:
-        text = archive.index.metadata(study["owner"], uids[0], uids[1], uids[2])
+        text = archive.index.metadata(owner, uids[0], uids[1], uids[2])
         body = None if text is None else b"[" + linked(text, archive.base) + b"]"
         packed, tag = None, hashlib.sha256(body or b"").hexdigest()[:32]
     else:
-        kept = _kept(archive, study, uids)
+        kept = _kept(archive, owner, uids)
         packed, tag = kept or (None, "")
         body = None
     if body is None and packed is None:
         raise Problem(404, "There is nothing here.")
-    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    archive.note(principal, "wado", [(owner, uids[0])], "")
     headers = SECURE | {
         "ETag": f'W/"{tag}"',
         "Cache-Control": "private, no-cache",
@@ -94,8 +85,11 @@ def _metadata(archive: Archive, principal: Principal, request: Request) -> Respo
     return Response(body if packed is None else gzip.decompress(packed), 200, headers, JSON)
 
 
-def _kept(archive: Archive, study: Row, uids: tuple[str, ...]) -> tuple[bytes, str] | None:
+def _kept(archive: Archive, owner: str, uids: tuple[str, ...]) -> tuple[bytes, str] | None:
     """(gzip, hash) of a series' or a study's metadata, each series as it is kept."""
+    study = archive.index.row(owner, uids[0])
+    if study is None:
+        return None
     if len(uids) > 1:
         return archive.index.kept_metadata(study, uids[1], archive.base)
     found_ = [archive.index.kept_metadata(study, uid, archive.base) for uid in archive.index.series_of(study["_id"])]
@@ -109,15 +103,11 @@ def _kept(archive: Archive, study: Row, uids: tuple[str, ...]) -> tuple[bytes, s
 # ---------------------------------------------------------------- frames
 
 
-async def frames(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_frames, archive, principal, request)
-
-
-def _frames(archive: Archive, principal: Principal, request: Request) -> Response:
-    study, uids, [stored] = found(archive, principal, request)
+def frames(archive: Archive, principal: Principal, request: Request) -> Response:
+    owner, uids, [stored] = found(archive, principal, request)
     numbers = frame_numbers(request, stored)
     form = acceptable(lambda: wado.frame_form(_ranges(request), stored))
-    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    archive.note(principal, "wado", [(owner, uids[0])], "")
     if not form.multipart:
         if len(numbers) > 1:
             raise Problem(406, "Several frames are multipart/related.")
@@ -147,19 +137,15 @@ def frame_numbers(request: Request, stored: Stored) -> list[int]:
 # ---------------------------------------------------------------- bulk data
 
 
-async def bulkdata(archive: Archive, principal: Principal, request: Request) -> Response:
-    return await run_in_threadpool(_bulkdata, archive, principal, request)
-
-
-def _bulkdata(archive: Archive, principal: Principal, request: Request) -> Response:
+def bulkdata(archive: Archive, principal: Principal, request: Request) -> Response:
     """PS3.18 section 10.4.1.1.4: one value, as it is stored; of compressed pixels the frames."""
-    study, uids, [stored] = found(archive, principal, request)
+    owner, uids, [stored] = found(archive, principal, request)
     path = request.path_params["path"].replace("/", ".").upper()
     there = stored.bulk.get(path)
     pixels = path in ("7FE00010", "7FE00008", "7FE00009") and stored.count > 0
     if there is None and not pixels:
         raise Problem(404, "There is no bulk data here.")
-    archive.note(principal, "wado", [(study["owner"], uids[0])], "")
+    archive.note(principal, "wado", [(owner, uids[0])], "")
     if there is None:
         form = acceptable(lambda: wado.frame_form([*_ranges(request), wado.Range("*/*", True, "*")], stored))
         return _several(archive, stored, frame_numbers(request, stored), form)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from urllib.parse import parse_qsl
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,8 +18,8 @@ from imaging.dicomweb.edge import JSON, SECURE, Handler, Problem, json_wanted
 
 
 def search(level: str) -> Handler:
-    async def handler(archive: Archive, principal: Principal, request: Request) -> Response:
-        return await run_in_threadpool(_search, archive, principal, request, level)
+    def handler(archive: Archive, principal: Principal, request: Request) -> Response:
+        return _search(archive, principal, request, level)
 
     return handler
 

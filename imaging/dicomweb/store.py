@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +18,7 @@ from imaging.attributes import SYNTAX_OF
 from imaging.blobs import Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused, is_uid
 from imaging.dataset.files import Part, of_json
-from imaging.dicomweb.edge import JSON, NO_ROOM, SECURE, Problem
+from imaging.dicomweb.edge import JSON, NO_ROOM, SECURE, Problem, in_thread
 
 MAX_PARTS = 100_000
 MAX_METADATA_REQUEST = 256 * 1024 * 1024  # of dicom+json and its bulk data, which are put together in memory
@@ -39,13 +38,13 @@ async def store(archive: Archive, principal: Principal, request: Request) -> Res
         await _receive(_Receiving(archive, principal, study, outcome), request)
     finally:  # what was stored before a cut stays, and its studies are told of it
         for uid in outcome.studies:
-            await run_in_threadpool(archive.arriving, principal, principal.organization, uid)
+            await in_thread(archive.arriving, principal, principal.organization, uid)
     if not outcome.studies and outcome.refused and not archive.room():
         raise Problem(*NO_ROOM)
     if not outcome.studies and not outcome.refused:
         raise Problem(400, "The body has no part.")
     stored = [(principal.organization, uid) for uid in outcome.studies]
-    await run_in_threadpool(archive.note, principal, "stow", stored, "")
+    await in_thread(archive.note, principal, "stow", stored, "")
     headers = dict(SECURE)
     if text := stow.texts(outcome):
         headers["Warning"] = f'299 fhirserver "{text[:500]}"'
@@ -61,7 +60,7 @@ class _Receiving:
 
     async def keep(self, file: Incoming) -> None:
         self.outcome.take(
-            await run_in_threadpool(stow.store, file, self._owner, self.archive.blobs, self.archive.index, self.study)
+            await in_thread(stow.store, file, self._owner, self.archive.blobs, self.archive.index, self.study)
         )
 
 
@@ -212,9 +211,9 @@ class _Metadata:
 
     async def finish(self) -> None:
         made = 0
-        for told in await run_in_threadpool(self._data_sets):
+        for told in await in_thread(self._data_sets):
             try:
-                data = await run_in_threadpool(of_json, told, self._bulk)
+                data = await in_thread(of_json, told, self._bulk)
             except Refused as refused:
                 self._receiving.outcome.take(refused)
                 continue
@@ -225,7 +224,7 @@ class _Metadata:
                 self._receiving.outcome.take(Refused(OUT_OF_RESOURCES, NO_ROOM[1]))
                 continue
             file = self._receiving.archive.blobs.receive()
-            await run_in_threadpool(file.write, data)
+            await in_thread(file.write, data)
             await self._receiving.keep(file)
 
     def _data_sets(self) -> list[dict[str, Any]]:
