@@ -6,13 +6,14 @@ PS3.18 section 10.5 and Annex I: https://dicom.nema.org/medical/dicom/current/ou
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from imaging import dataset
 from imaging.blobs import Blobs, Incoming
-from imaging.dataset import DATA_SET_MISMATCH, Refused
-from imaging.index import OTHER, PATIENT, Index, Row
+from imaging.dataset import DATA_SET_MISMATCH, Instance, Refused
+from imaging.index import OTHER, PATIENT, Index, Received, Row
 
 # PS3.18 Table I.2-1 and PS3.4 B.2.3: stored, but not as it was sent
 WARNING = 0xB000
@@ -86,21 +87,56 @@ def store(
     ``study``: the one that the URL names. ``named``: the class and instance that the request names. ``charset``: of a data set
     that names none, by its source.
     """
+    results: list[Result] = []
+    store_all([incoming], owner, blobs, index, study, results.append, named, charset)
+    return results[0]
+
+
+def store_all(
+    parts: list[Incoming | Refused],
+    owner: str,
+    blobs: Blobs,
+    index: Index,
+    study: str | None,
+    take: Callable[[Result], None],
+    named: tuple[str, str] | None = None,
+    charset: str | None = None,
+) -> None:
+    """Parts of one request, some of them refused already: what became of each is told in order. What is raised of one costs those
+    after it, not those before."""
+    ended: list[Refused | Received] = []
     try:
-        instance = dataset.parse(incoming.path, charset)
+        for part in parts:
+            if isinstance(part, Refused):
+                ended.append(part)
+                continue
+            parsed = _parsed(part, study, named, charset)
+            ended.append(parsed if isinstance(parsed, Refused) else Received(parsed, blobs.keep(part), part.size))
+    finally:
+        kept = [one for one in ended if not isinstance(one, Refused)]
+        states = iter(index.add(owner, kept, lambda one, other: _alike(blobs, one, other)))
+        for one in ended:
+            take(one if isinstance(one, Refused) else _result(one.instance, *next(states)))
+
+
+def _result(instance: Instance, state: str, concerned: str) -> Result:
+    text = _SET_ASIDE.get(state)
+    if text:
+        return SetAside(concerned, instance.uid, instance.sop_class, text)
+    return Kept(instance.study, instance.series, instance.uid, instance.sop_class)
+
+
+def _parsed(file: Incoming, study: str | None, named: tuple[str, str] | None, charset: str | None) -> Instance | Refused:
+    try:
+        instance = dataset.parse(file.path, charset)
         if named is not None and named != (instance.sop_class, instance.uid):
             raise Refused(DATA_SET_MISMATCH, "The data set is not the instance that the request names.", *named)
         if study is not None and instance.study != study:
             raise Refused(DATA_SET_MISMATCH, "StudyInstanceUID is not that of the URL.", instance.sop_class, instance.uid)
     except Refused as refused:
-        incoming.discard()
+        file.discard()
         return refused
-    size, digest = incoming.size, blobs.keep(incoming)
-    state, concerned = index.add(owner, instance, digest, size, lambda one, other: _alike(blobs, one, other))
-    text = _SET_ASIDE.get(state)
-    if text:
-        return SetAside(concerned, instance.uid, instance.sop_class, text)
-    return Kept(instance.study, instance.series, instance.uid, instance.sop_class)
+    return instance
 
 
 def _alike(blobs: Blobs, one: str, other: str) -> bool:

@@ -5,7 +5,9 @@ PS3.18 section 10.5: https://dicom.nema.org/medical/dicom/current/output/chtml/p
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -25,6 +27,7 @@ MAX_METADATA_REQUEST = 256 * 1024 * 1024  # of dicom+json and its bulk data, whi
 MAX_TEXT = 32 * 1024 * 1024  # of dicom+json without its bulk data
 MAX_NESTED = 1_000_000  # objects and arrays of a text, which take up far more than the text does
 _DICOM = "application/dicom"
+_BEHIND = 16  # parts that wait for those before them to be stored, before no more is received
 
 
 async def store(archive: Archive, principal: Principal, request: Request) -> Response:
@@ -33,35 +36,82 @@ async def store(archive: Archive, principal: Principal, request: Request) -> Res
         raise Problem(400, "The study in the URL is not a UID.")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "Send the body without a Content-Encoding.")
-    outcome = stow.Outcome()
+    receiving = _Receiving(archive, principal, study)
     try:
-        await _receive(_Receiving(archive, principal, study, outcome), request)
-    finally:  # what was stored before a cut stays, and its studies are told of it
-        for uid in outcome.studies:
-            await in_thread(archive.arriving, principal, principal.organization, uid)
+        await _receive(receiving, request)
+        await receiving.finish()
+    except BaseException:
+        await receiving.abandon()
+        raise
+    return await in_thread(_answer, archive, principal, receiving.outcome)
+
+
+def _answer(archive: Archive, principal: Principal, outcome: stow.Outcome) -> Response:
+    _arriving(archive, principal, outcome)
     if not outcome.studies and outcome.refused and not archive.room():
         raise Problem(*NO_ROOM)
     if not outcome.studies and not outcome.refused:
         raise Problem(400, "The body has no part.")
-    stored = [(principal.organization, uid) for uid in outcome.studies]
-    await in_thread(archive.note, principal, "stow", stored, "")
+    archive.note(principal, "stow", [(principal.organization, uid) for uid in outcome.studies], "")
     headers = dict(SECURE)
     if text := stow.texts(outcome):
         headers["Warning"] = f'299 fhirserver "{text[:500]}"'
     return Response(json.dumps(stow.response(outcome, archive.base)), outcome.status, headers, JSON)
 
 
+def _arriving(archive: Archive, principal: Principal, outcome: stow.Outcome) -> None:
+    for uid in outcome.studies:
+        archive.arriving(principal, principal.organization, uid)
+
+
 class _Receiving:
-    """One request: whose it is, what it says of itself, what became of it."""
+    """One request: whose it is, what it says of itself, what became of it. What has ended is stored while more is received."""
 
-    def __init__(self, archive: Archive, principal: Principal, study: str | None, outcome: stow.Outcome) -> None:
-        self.archive, self.study, self.outcome = archive, study, outcome
-        self._owner = principal.organization
+    def __init__(self, archive: Archive, principal: Principal, study: str | None) -> None:
+        self.archive, self.study, self.outcome = archive, study, stow.Outcome()
+        self._principal = principal
+        self._ended: list[Incoming | Refused] = []
+        self._storing: asyncio.Future[None] | None = None
 
-    async def keep(self, file: Incoming) -> None:
-        self.outcome.take(
-            await in_thread(stow.store, file, self._owner, self.archive.blobs, self.archive.index, self.study)
-        )
+    async def take(self, part: Incoming | Refused) -> None:
+        self._ended.append(part)
+        if self._storing is None or self._storing.done() or len(self._ended) >= _BEHIND:
+            await self._begin()
+
+    async def finish(self) -> None:
+        """All that was taken is stored."""
+        if self._ended:
+            await self._begin()
+        await self._stored()
+
+    async def abandon(self) -> None:
+        """After a cut or an error: what has ended is stored, and its studies are told of it."""
+        with suppress(Exception):
+            await self.finish()
+        for part in self._ended:
+            if isinstance(part, Incoming):
+                part.discard()
+        await in_thread(_arriving, self.archive, self._principal, self.outcome)
+
+    async def _begin(self) -> None:
+        await self._stored()
+        parts, self._ended = self._ended, []
+        self._storing = asyncio.ensure_future(in_thread(self._store, parts))
+
+    async def _stored(self) -> None:
+        storing, self._storing = self._storing, None
+        if storing is not None:
+            await storing
+
+    def _store(self, parts: list[Incoming | Refused]) -> None:
+        archive, owner = self.archive, self._principal.organization
+        try:
+            stow.store_all(parts, owner, archive.blobs, archive.index, self.study, self.outcome.take)
+        except BaseException:
+            for part in parts:
+                if isinstance(part, Incoming):
+                    part.discard()
+            raise
 
 
 class _Parts(Protocol):
@@ -168,9 +218,7 @@ class _Instances:
         file, self._file = self._file, None
         if self._problem is not None:
             file.discard()
-            self._receiving.outcome.take(self._problem)
-            return
-        await self._receiving.keep(file)
+        await self._receiving.take(self._problem or file)
 
 
 class _Metadata:
@@ -215,17 +263,17 @@ class _Metadata:
             try:
                 data = await in_thread(of_json, told, self._bulk)
             except Refused as refused:
-                self._receiving.outcome.take(refused)
+                await self._receiving.take(refused)
                 continue
             made += len(data)
             if made > self._receiving.archive.max_request:
                 raise Problem(413, f"What a request makes may hold {self._receiving.archive.max_request} bytes.")
             if not self._receiving.archive.room():
-                self._receiving.outcome.take(Refused(OUT_OF_RESOURCES, NO_ROOM[1]))
+                await self._receiving.take(Refused(OUT_OF_RESOURCES, NO_ROOM[1]))
                 continue
             file = self._receiving.archive.blobs.receive()
             await in_thread(file.write, data)
-            await self._receiving.keep(file)
+            await self._receiving.take(file)
 
     def _data_sets(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

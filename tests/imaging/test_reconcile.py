@@ -139,7 +139,7 @@ def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_pr
     stow, tasks, study_of, settle, server, monkeypatch
 ):
     """Another process took images of this series a moment ago, and has not heard of the move."""
-    monkeypatch.setattr("imaging.index._BELIEVED", 0.0)
+    monkeypatch.setattr("imaging.index.writing.BELIEVED", 0.0)
     first = opened(fresh("CT_small.dcm", PatientID="LATE-WRONG"))
     assert stow(saved(first)).status_code == 200
     study = study_of(first)
