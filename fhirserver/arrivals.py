@@ -28,8 +28,7 @@ _AT_MOST_EVERY = 1.0  # seconds
 _MARKED, _HELD = 1_000, 5_000  # milliseconds
 _MOST, _FEW = 10_000, 20  # studies
 _BELIEVED = timedelta(seconds=0.9)  # "a revoked grant stops working within one second on every worker"
-# What takes so many seconds of CPU, a large study that still arrives, is done in one part of so many of the time
-_LONG, _SHARE = 0.5, 10
+_SHARE = 20  # of the time at most one part of so many is spent on a study that still arrives
 
 
 Row = tuple[str, str]  # owner and StudyInstanceUID
@@ -62,10 +61,10 @@ class Arrivals:
     def see(self, principal: Principal, letter: str, rows: list[Row]) -> set[Row]:
         """A study is visible exactly when its ImagingStudy is, by the letter of what is asked.
 
-        What is retrieved is asked about frame by frame: the answer is remembered as long as a token is believed, or until this process
+        It is asked frame by frame, and search by search as a viewer opens: the answer is remembered as long as a token is believed, or until this process
         writes or shares an ImagingStudy."""
         asked = principal, letter, tuple(rows)
-        if letter != "r" or len(rows) > _FEW:
+        if len(rows) > _FEW:
             return self._seen(*asked)
         now, turn = self._clock(), self._store.turn("ImagingStudy")
         known = self._sights.get(asked)
@@ -153,9 +152,9 @@ class Arrivals:
         begun = time.thread_time()
         try:
             self.update(owner, uid, complete=complete)
-            if (taken := time.thread_time() - begun) > _LONG:
+            if (rest := _SHARE * (time.thread_time() - begun)) > _AT_MOST_EVERY:
                 with self._lock:
-                    self._next[owner, uid] = time.monotonic() + _SHARE * taken
+                    self._next[owner, uid] = time.monotonic() + rest
         except Unavailable:
             raise
         except Exception as error:  # the bytes are stored all the same; the next pass tries again

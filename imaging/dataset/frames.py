@@ -18,7 +18,7 @@ Frames = tuple[tuple[tuple[int, int], ...], ...]
 
 MAX_FRAMES = MAX_FRAGMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
-PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _BEGINNINGS = (b"\xff\xd8", b"\xff\x4f\xff\x51")  # of a JPEG and of a JPEG 2000 stream
 
 

@@ -39,11 +39,10 @@ async def store(archive: Archive, principal: Principal, request: Request) -> Res
     receiving = _Receiving(archive, principal, study)
     try:
         await _receive(receiving, request)
-        await receiving.finish()
+        return await receiving.finish()
     except BaseException:
         await receiving.abandon()
         raise
-    return await in_thread(_answer, archive, principal, receiving.outcome)
 
 
 def _answer(archive: Archive, principal: Principal, outcome: stow.Outcome) -> Response:
@@ -74,34 +73,38 @@ class _Receiving:
         self._storing: asyncio.Future[None] | None = None
 
     async def take(self, part: Incoming | Refused) -> None:
+        """Those before it are stored, unless some are; the last one waits for the answer, which the same thread gives."""
+        if self._ended and (self._storing is None or self._storing.done() or len(self._ended) >= _BEHIND):
+            await self._stored()
+            self._storing = asyncio.ensure_future(in_thread(self._store, self._taken()))
         self._ended.append(part)
-        if self._storing is None or self._storing.done() or len(self._ended) >= _BEHIND:
-            await self._begin()
 
-    async def finish(self) -> None:
-        """All that was taken is stored."""
-        if self._ended:
-            await self._begin()
+    async def finish(self) -> Response:
         await self._stored()
+        return await in_thread(self._last, self._taken())
 
     async def abandon(self) -> None:
         """After a cut or an error: what has ended is stored, and its studies are told of it."""
         with suppress(Exception):
-            await self.finish()
-        for part in self._ended:
+            await self._stored()
+            await in_thread(self._store, self._taken())
+        for part in self._taken():
             if isinstance(part, Incoming):
                 part.discard()
         await in_thread(_arriving, self.archive, self._principal, self.outcome)
-
-    async def _begin(self) -> None:
-        await self._stored()
-        parts, self._ended = self._ended, []
-        self._storing = asyncio.ensure_future(in_thread(self._store, parts))
 
     async def _stored(self) -> None:
         storing, self._storing = self._storing, None
         if storing is not None:
             await storing
+
+    def _taken(self) -> list[Incoming | Refused]:
+        parts, self._ended = self._ended, []
+        return parts
+
+    def _last(self, parts: list[Incoming | Refused]) -> Response:
+        self._store(parts)
+        return _answer(self.archive, self._principal, self.outcome)
 
     def _store(self, parts: list[Incoming | Refused]) -> None:
         archive, owner = self.archive, self._principal.organization
