@@ -105,19 +105,18 @@ def store_all(
     """Parts of one request, some of them refused already: what became of each is told in order. What is raised of one costs those
     after it, not those before."""
     ended: list[Refused | Received] = []
-    with index.adding() as coming:
-        try:
-            for part in parts:
-                if isinstance(part, Refused):
-                    ended.append(part)
-                    continue
-                parsed = _parsed(part, study, named, charset)
-                ended.append(parsed if isinstance(parsed, Refused) else Received(parsed, blobs.keep(part), part.size))
-        finally:
-            kept = [one for one in ended if not isinstance(one, Refused)]
-            states = iter(index.add(owner, kept, lambda one, other: _alike(blobs, one, other), coming))
-            for one in ended:
-                take(one if isinstance(one, Refused) else _result(one.instance, *next(states)))
+    try:
+        for part in parts:
+            if isinstance(part, Refused):
+                ended.append(part)
+                continue
+            parsed = _parsed(part, study, named, charset)
+            ended.append(parsed if isinstance(parsed, Refused) else Received(parsed, blobs.keep(part), part.size))
+    finally:
+        kept = [one for one in ended if not isinstance(one, Refused)]
+        states = iter(index.add(owner, kept, lambda one, other: _alike(blobs, one, other)))
+        for one in ended:
+            take(one if isinstance(one, Refused) else _result(one.instance, *next(states)))
 
 
 def _result(instance: Instance, state: str, concerned: str) -> Result:

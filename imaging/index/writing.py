@@ -15,7 +15,7 @@ from imaging.dataset import Instance
 from imaging.index.reading import BELIEVED, Reader, bounded
 from imaging.index.rows import Row, integer, row_of, within
 from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
-from imaging.together import Coming, Together
+from imaging.together import Together
 
 _DUPLICATE = 11000  # MongoDB's code: the key is there
 NEW, SAME, OTHER, PATIENT, REPLACED = "new", "same", "other", "patient", "replaced"
@@ -46,13 +46,7 @@ class Index(Reader):
 
     # ------------------------------------------------------------ arriving
 
-    def adding(self) -> Coming:
-        """Around what ends with ``add``: others that are about to add wait for it a little."""
-        return Coming(self._insert)
-
-    def add(
-        self, owner: str, received: list[Received], alike: Callable[[str, str], bool], coming: Coming | None = None
-    ) -> list[tuple[str, str]]:
+    def add(self, owner: str, received: list[Received], alike: Callable[[str, str], bool]) -> list[tuple[str, str]]:
         """What became of each, and the study that it concerns. ``alike``: whether the files of two digests are one data set.
 
         NEW, SAME (this data set is known), OTHER (other bytes are known under this UID, and stay) or PATIENT (the study holds
@@ -60,7 +54,7 @@ class Index(Reader):
         takes a third of the time.
         """
         rows = {n: row_of(owner, *one) for n, one in enumerate(received) if self._has_parents(owner, one.instance)}
-        new = dict(zip(rows, self._insert(list(rows.values()), coming), strict=True)) if rows else {}
+        new = dict(zip(rows, self._insert(list(rows.values())), strict=True)) if rows else {}
         return [self._became(owner, one, new.get(n), alike) for n, one in enumerate(received)]
 
     def _inserted(self, rows: list[Row]) -> list[bool]:

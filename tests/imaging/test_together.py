@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imaging.together import Coming, Together
+from imaging.together import Together
 
 
 def test_each_gets_the_results_of_its_own_things_in_order():
     def work(things: list[int]) -> list[int]:
         return [thing * 10 for thing in things]
 
-    together = Together(work, seconds=0.0)
+    together = Together(work)
     with ThreadPoolExecutor(16) as pool:
         asked = [[n, n + 1, n + 2][: n % 4] for n in range(400)]
         found = list(pool.map(together, asked))
@@ -30,7 +30,7 @@ def test_what_gathers_while_one_works_is_done_at_once():
         assert go.wait(10)
         return things
 
-    together = Together(work, seconds=0.0)
+    together = Together(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, [0])
         assert entered.wait(10)
@@ -40,33 +40,6 @@ def test_what_gathers_while_one_works_is_done_at_once():
         go.set()
         assert [f.result(10) for f in (first, *others)] == [[0], [1], [2], [3]]
     assert batches == [[0], [1, 2, 3]]
-
-
-def test_those_who_are_coming_are_waited_for():
-    batches = []
-
-    def work(things: list[str]) -> list[str]:
-        batches.append(sorted(things))
-        return things
-
-    together = Together(work, seconds=30.0)
-    with Coming(together) as late, ThreadPoolExecutor(2) as pool:
-        early = pool.submit(together, ["early"])
-        while not together._gathered:
-            pass
-        assert together(["late"], late) == ["late"]
-        assert early.result(10) == ["early"]
-    assert batches == [["early", "late"]]
-
-
-def test_who_does_not_come_after_all_holds_up_nobody():
-    together = Together(lambda things: things, seconds=30.0)
-    with ThreadPoolExecutor(1) as pool:
-        with Coming(together):
-            waiting = pool.submit(together, ["there"])
-            while not together._gathered:
-                pass
-        assert waiting.result(10) == ["there"]
 
 
 def test_what_cannot_be_done_does_not_cost_the_others_theirs():
@@ -79,7 +52,7 @@ def test_what_cannot_be_done_does_not_cost_the_others_theirs():
             raise ValueError("13")
         return things
 
-    together = Together(work, seconds=0.0)
+    together = Together(work)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, [0])
         assert entered.wait(10)
