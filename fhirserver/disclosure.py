@@ -11,7 +11,7 @@ from fhirserver.messages import Context
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.matching import Candidate, match
-from imaging.destinations import Destination
+from imaging.peers.destinations import Destination
 from imaging.study import Study
 
 _WHOSE = (reconciling.PATIENT_MISMATCH, reconciling.PATIENT_CHANGED)

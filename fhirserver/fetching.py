@@ -27,9 +27,9 @@ from fhirserver.workflow import coding
 from imaging import dataset, stow
 from imaging.attributes import STUDY
 from imaging.blobs import Blobs, Incoming
-from imaging.destinations import Destination
 from imaging.index import Index
 from imaging.peers import Asked, Found, Peer, Refused, Unavailable
+from imaging.peers.destinations import Destination
 
 _SETTLED, _EVERY = 60.0, 0.5  # seconds for what a peer sends to our listener
 

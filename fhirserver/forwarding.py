@@ -15,7 +15,7 @@ from pymongo.database import Database
 from fhirserver.app import Installation
 from fhirserver.moments import milliseconds
 from fhirserver.settings import Settings
-from imaging.destinations import PRIORITIES, Destination, Rule
+from imaging.peers.destinations import PRIORITIES, Destination, Rule
 
 Opened = Callable[[Settings], AbstractContextManager[Database[dict[str, Any]]]]
 

@@ -34,13 +34,13 @@ from fhirserver.versions import EVERYTHING, Touched
 from imaging import blobs, keeping, qido, stow
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE
-from imaging.cstore import Storing
 from imaging.decoding import Decoders
-from imaging.deliveries import Deliveries
-from imaging.destinations import Destinations
+from imaging.dimse.listener import Listener, Place, client_certificates, loopback
+from imaging.dimse.sources import Sources
+from imaging.dimse.store import Storing
 from imaging.index import Index
-from imaging.listener import Listener, Place, client_certificates, loopback
-from imaging.sources import Sources
+from imaging.peers.deliveries import Deliveries
+from imaging.peers.destinations import Destinations
 
 log = logging.getLogger("fhirserver.imagery")
 

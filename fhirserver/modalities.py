@@ -14,7 +14,7 @@ from pymongo.database import Database
 
 from auth.store import AuthStore
 from fhirserver.settings import Settings
-from imaging.sources import Source, Sources
+from imaging.dimse.sources import Source, Sources
 
 Opened = Callable[[Settings], AbstractContextManager[Database[dict[str, Any]]]]
 

@@ -21,8 +21,8 @@ from fhirserver.validation import Document
 from fhirserver.versions import EVERYTHING
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
-from imaging.destinations import Destination, Destinations, Outage
 from imaging.peers import Refused, Unavailable
+from imaging.peers.destinations import Destination, Destinations, Outage
 
 log = logging.getLogger("fhirserver.pulling")
 

@@ -33,12 +33,12 @@ from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 from imaging.blobs import Away, Blobs
 from imaging.dataset import OUT_OF_RESOURCES
-from imaging.deliveries import Deliveries, Delivery
-from imaging.destinations import Destination, Destinations, Outage
 from imaging.index import Index, Stored
 from imaging.peers import LOST, STORED, Peer, Unavailable
-from imaging.scu import Dimse
-from imaging.webclient import Web
+from imaging.peers.deliveries import Deliveries, Delivery
+from imaging.peers.destinations import Destination, Destinations, Outage
+from imaging.peers.dicomweb import Web
+from imaging.peers.dimse import Dimse
 
 log = logging.getLogger("fhirserver.sending")
 

@@ -7,10 +7,10 @@ import logging
 from fhirserver.gateway.spool import Spool
 from imaging.blobs import Incoming
 from imaging.dataset import OUT_OF_RESOURCES
-from imaging.dimse import SUCCESS, Service, Status
-from imaging.listener import Listener, Place
+from imaging.dimse.listener import Listener, Place
+from imaging.dimse.service import SUCCESS, Service, Status
+from imaging.dimse.upperlayer import Peer
 from imaging.part10 import Named
-from imaging.upperlayer import Peer
 
 log = logging.getLogger("fhirserver.gateway")
 

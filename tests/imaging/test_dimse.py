@@ -30,13 +30,14 @@ from test_stow import changed, uid
 from fhirserver.__main__ import main
 from fhirserver.app import create_app
 from fhirserver.settings import Settings
-from imaging import cstore, part10
+from imaging import part10
 from imaging.blobs import Incoming
 from imaging.dataset import parse
-from imaging.dimse import Status
-from imaging.listener import Listener, Place
-from imaging.sources import Source, proven
-from imaging.upperlayer import Limits, chosen_syntax
+from imaging.dimse import store as cstore
+from imaging.dimse.listener import Listener, Place
+from imaging.dimse.service import Status
+from imaging.dimse.sources import Source, proven
+from imaging.dimse.upperlayer import Limits, chosen_syntax
 
 dcmtk = pytest.mark.skipif(not shutil.which("storescu"), reason="DCMTK is not installed: make test-tools")
 
@@ -743,7 +744,7 @@ def test_a_server_that_stops_finishes_the_instance_that_is_coming(mongodb_uri, t
 
 OWNING = """
 import sys, time
-from imaging.listener import Listener, Place
+from imaging.dimse.listener import Listener, Place
 listener = Listener(Place("127.0.0.1", int(sys.argv[1]), None), lambda _: None)
 listener.start()
 while not listener.owns:

@@ -19,8 +19,8 @@ from test_stow import uid
 from fhirserver.fetching import Bounds
 from fhirserver.pulling import TRIES
 from imaging import stow as storing
-from imaging.destinations import Destination
-from imaging.sources import Source
+from imaging.dimse.sources import Source
+from imaging.peers.destinations import Destination
 
 MRN = "urn:mrn"
 BORN, DA = "1970-05-02", "19700502"
@@ -248,7 +248,7 @@ def test_what_is_stored_there_comes_in_its_own_transfer_syntax(case, source, tmp
 def _stored(to, files, folder) -> None:
     """By our own C-STORE."""
     from imaging.index import Stored
-    from imaging.scu import Dimse
+    from imaging.peers.dimse import Dimse
 
     rows = []
     for number, data in enumerate(files):

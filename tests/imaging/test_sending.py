@@ -41,10 +41,10 @@ from test_stow import changed, uid
 from fhirserver import sending
 from fhirserver.__main__ import main
 from fhirserver.app import create_app
-from imaging.destinations import Destination, Rule
 from imaging.index import Stored
 from imaging.peers import Unavailable
-from imaging.webclient import Web
+from imaging.peers.destinations import Destination, Rule
+from imaging.peers.dicomweb import Web
 
 # pynetdicom leaves the socket of a connection that was refused to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -413,7 +413,7 @@ def test_by_stow_each_instance_is_there_once_and_byte_for_byte(parts, web_peer, 
 
 
 def test_a_stow_that_breaks_in_the_middle_is_gone_on_from(server, parts, web_peer, second, complete, ct, monkeypatch):
-    monkeypatch.setattr("imaging.webclient._AT_ONCE", 2)
+    monkeypatch.setattr("imaging.peers.dicomweb._AT_ONCE", 2)
     files = ct(7)
     wire = Wire(second.port, 3 * 2 * 40_000)
     try:

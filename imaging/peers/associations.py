@@ -14,8 +14,8 @@ from typing import Any
 import imaging.dataset  # noqa: F401  # isort: skip - before pydicom, which it keeps from loading codecs
 from pynetdicom import AE, _config, evt
 
-from imaging.destinations import Destination, context
 from imaging.peers import Unavailable
+from imaging.peers.destinations import Destination, context
 
 # A file is sent from the disk, not from memory; nothing of a data set reaches a log.
 _config.STORE_SEND_CHUNKED_DATASET = True

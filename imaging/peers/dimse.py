@@ -15,11 +15,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pynetdicom import build_context, build_role, evt
 
-from imaging.associations import NO_ABSTRACT_SYNTAX, NothingTakenError, association
 from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.blobs import Damaged
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
-from imaging.destinations import Destination
 from imaging.index import Stored
 from imaging.peers import (
     ALREADY_THERE,
@@ -36,6 +34,8 @@ from imaging.peers import (
     Unavailable,
     found,
 )
+from imaging.peers.associations import NO_ABSTRACT_SYNTAX, NothingTakenError, association
+from imaging.peers.destinations import Destination
 
 # PS3.4 C.3: the Study Root Query/Retrieve Information Model
 FIND, MOVE, GET = (f"1.2.840.10008.5.1.4.1.2.2.{last}" for last in "123")

@@ -19,9 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging import dimse
-from imaging.dimse import Service
-from imaging.upperlayer import (
+from imaging.dimse.service import Service, serve
+from imaging.dimse.upperlayer import (
     CALLED_UNKNOWN,
     CALLING_UNKNOWN,
     CONGESTION,
@@ -34,7 +33,7 @@ from imaging.upperlayer import (
     Violation,
 )
 
-log = logging.getLogger("imaging.listener")
+log = logging.getLogger("imaging.dimse.listener")
 
 _LINGER = 1.0
 _AGAIN = 1.0  # seconds between attempts to own the port
@@ -193,7 +192,7 @@ class Listener:
         found: list[Service] = []
         try:
             if association.negotiate(until, lambda peer: self._refused(connection, peer, found)):
-                dimse.serve(association, found[0])
+                serve(association, found[0])
         except Violation as violation:
             log.warning("A peer at %s does not speak DICOM as it should", connection.address)
             association.abort(violation.reason)

@@ -16,12 +16,12 @@ from imaging import stow
 from imaging.archive import Archive
 from imaging.blobs import Incoming
 from imaging.dataset import NOT_AUTHORIZED, OUT_OF_RESOURCES, Refused
-from imaging.dimse import PROCESSING_FAILURE, SUCCESS, Service, Status
+from imaging.dimse.service import PROCESSING_FAILURE, SUCCESS, Service, Status
+from imaging.dimse.sources import Source, Sources
+from imaging.dimse.upperlayer import Peer
 from imaging.part10 import Named
-from imaging.sources import Source, Sources
-from imaging.upperlayer import Peer
 
-log = logging.getLogger("imaging.cstore")
+log = logging.getLogger("imaging.dimse.store")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOOK = 5.0  # seconds after which a source is looked up again: an association may last for days

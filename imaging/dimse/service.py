@@ -14,8 +14,8 @@ from typing import Protocol
 from imaging import part10
 from imaging.blobs import Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, is_uid
+from imaging.dimse.upperlayer import INVALID_VALUE, UNEXPECTED_PDU, Association, Fragment, Violation
 from imaging.part10 import Named
-from imaging.upperlayer import INVALID_VALUE, UNEXPECTED_PDU, Association, Fragment, Violation
 
 log = logging.getLogger("imaging.dimse")
 

@@ -19,9 +19,9 @@ from imaging import multipart
 from imaging.attributes import BY_NAME
 from imaging.blobs import Damaged, Incoming
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
-from imaging.destinations import Destination, context
 from imaging.index import Stored
 from imaging.peers import ALREADY_THERE, LOST, STORED, STUDY_KEYS, Asked, Found, Local, Refused, Taker, Unavailable, found
+from imaging.peers.destinations import Destination, context
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold URLs, and a QIDO's URL holds a patient's number
 logging.getLogger("httpcore").setLevel(logging.WARNING)
