@@ -25,7 +25,7 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
-_MARKED, _HELD = 1_000, 5_000  # milliseconds
+_MARKED, _HELD, _AGAIN = 1_000, 5_000, 30_000  # milliseconds
 _MOST, _FEW = 10_000, 20  # studies
 _BELIEVED = timedelta(seconds=0.9)  # "a revoked grant stops working within one second on every worker"
 _SHARE = 20  # of the time at most one part of so many is spent on a study that still arrives
@@ -137,8 +137,9 @@ class Arrivals:
         rows = self._store.registers.orders_to_match()
         with translated():
             self._index.again({(owner, number) for row in rows for owner, number in row["orders"]})
-            dirty = self._index.dirty()
-            quiet = self._index.waiting(milliseconds(self._clock()), int(self._quiet * 1000))
+            now = milliseconds(self._clock())
+            dirty = self._index.dirty(now)
+            quiet = self._index.waiting(now, int(self._quiet * 1000))
         if rows:
             self._store.registers.orders_matched(rows)
         for owner, uid in quiet:
@@ -157,6 +158,8 @@ class Arrivals:
                     self._next[owner, uid] = time.monotonic() + rest
         except Unavailable:
             raise
-        except Exception as error:  # the bytes are stored all the same; the next pass tries again
+        except Exception as error:  # the bytes are stored all the same; a later pass tries again
+            with translated():
+                self._index.defer(owner, uid, milliseconds(self._clock()) + _AGAIN)
             where = "" if isinstance(error, FHIRError) else "\n" + "".join(traceback.format_tb(error.__traceback__))
             log.error("A study of %s could not be brought up to date: %s%s", owner, type(error).__name__, where)

@@ -225,11 +225,13 @@ class Images:
             found, _ = qido.search(asked, self.index, lambda rows: self.arrivals.see(applied, "s", rows), "")
         return found
 
-    def take_from_quarantine(self, owner: str, study: str, replace: bool) -> bool:
+    def take_from_quarantine(self, owner: str, study: str, replace: bool, task: str, is_about: Callable[[str], bool]) -> bool:
         try:
             with translated():
                 now = milliseconds(self._given.clock())
-                moved = stow.decided(owner, study, replace, self.blobs, self.index, now)
+                moved = stow.decided(owner, study, replace, task, is_about, self.blobs, self.index, now)
+        except stow.Outdated:
+            raise Conflict("More of this study was sent again since: there is a newer Task about all of it.") from None
         except stow.PartlyResent:
             raise Conflict("Not every image of the study was sent again for the other patient.") from None
         return moved

@@ -29,12 +29,24 @@ _TOLD = {
 _PUBLISHED = (*states.PUBLISHED, "preliminary")
 
 
+def task_id(ctx: Context, facility: str, study_id: str, reason: str, once: str = "") -> str:
+    """Of the one Task for a study and a reason, and for what it is about."""
+    return ctx.derived_id("reconcile", facility, study_id, reason, once)
+
+
+def supersede(ctx: Context, facility: str, study_id: str, reason: str, by: str) -> None:
+    """Older Tasks about less of the same are taken back."""
+    for row in work.items(ctx, (facility,), "Task", ("focus", f"ImagingStudy/{study_id}")):
+        if row.status in states.OPEN_TASK and reason_of(row.data) == reason and row.stored.id != by:
+            work.change(ctx, row, None, status="cancelled", statusReason={"text": "There is a newer Task about all of it."})
+
+
 def ask(
     ctx: Context, facility: str, study_id: str, patient: str, reason: str, orders: Iterable[str] = (), once: str = "",
     focus: str = "", owner: str = "",
 ) -> None:  # fmt: skip
     """A Task for ``owner``, the facility itself if none is named; one for each study and reason, and for each ``once``."""
-    id_ = ctx.derived_id("reconcile", facility, study_id, reason, once)
+    id_ = task_id(ctx, facility, study_id, reason, once)
     if ctx.store.get("Task", id_, owned_by(owner or facility)) is not None:
         return
     document: Document = {

@@ -17,6 +17,7 @@ from fhirserver.versions import EVERYTHING, Grant, Stored, owned_by
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
 from fhirserver.workflow.matching import Candidate, Match, match
+from imaging.stow import named
 from imaging.study import Study
 
 
@@ -55,7 +56,9 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
 def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document, complete: bool) -> Reply:
     """A study that was fetched to compare with: its patient is known. Its accession number is another archive's, unless the
     archive is the facility's own."""
-    patient = known["subject"]["reference"]
+    patient = _patient(ctx, study) if study.moved else known["subject"]["reference"]
+    others = _of_others(ctx, known, patient)
+    known = _without_orders(known, others)
     status = "available" if complete else known["status"]
     if f"Organization/{study.owner}" in coding.sources(known):
         found = _matched(ctx, study)
@@ -70,6 +73,9 @@ def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document
         put(ctx, ctx.store.types["ImagingStudy"], resource, current.id, current, "PUT")
     for order in orders:
         follow_order(ctx, study.owner, order, known["id"], resource.data)
+    for left in others:
+        if left.stored.owner == study.owner:
+            share_again(ctx, left)
     return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 
@@ -112,8 +118,10 @@ def _looked_at(
         for order in _stat(ctx, found):
             _given(ctx, order, study.owner, id_)
     if study.quarantined:
-        once = "|".join(sorted(one.digest for one in study.quarantined))
+        once = named(one.digest for one in study.quarantined)
         reconciling.ask(ctx, study.owner, id_, patient, reconciling.SET_ASIDE, work.based_on(now), once)
+        newest = reconciling.task_id(ctx, study.owner, id_, reconciling.SET_ASIDE, once)
+        reconciling.supersede(ctx, study.owner, id_, reconciling.SET_ASIDE, newest)
     if now["status"] != "available":
         return
     if before.get("numberOfInstances", 0) < now.get("numberOfInstances", 0) and before.get("status") == "available":

@@ -330,6 +330,11 @@ def order_of(ctx: Context, task: Document) -> Item:
 _SHARED = ("priority", "restriction")
 
 
+def numbers(order: Document) -> list[str]:
+    """What an order is known by."""
+    return [identifier["value"] for identifier in order.get("identifier", ()) if "value" in identifier]
+
+
 def change(ctx: Context, task: Item, business: str | None = None, **members: Any) -> Write:
     """A Task with these members, modified now."""
     told = {"businessStatus": business_status(business)} if business else {}

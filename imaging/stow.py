@@ -6,7 +6,7 @@ PS3.18 section 10.5 and Annex I: https://dicom.nema.org/medical/dicom/current/ou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -156,30 +156,55 @@ def _alike(blobs: Blobs, one: str, other: str) -> bool:
     return len(hashes) == 1
 
 
+class Outdated(Exception):
+    """More was set aside than the decision is about."""
+
+
 class PartlyResent(Exception):
     """Only some of a study's instances were sent again for another patient: to show those would mix two patients."""
 
 
-def decided(owner: str, study: str, replace: bool, blobs: Blobs, index: Index, now: int) -> bool:
+def decided(
+    owner: str, study: str, replace: bool, task: str, is_about: Callable[[str], bool], blobs: Blobs, index: Index, now: int
+) -> bool:  # fmt: skip
     """What was set aside of a study takes the place of what is shown, or stays aside; nothing is deleted. Idempotent.
 
-    True where the study is another patient's then, and the record has yet to follow. Errors: PartlyResent.
+    ``task``: the decision's name. ``is_about``: whether it is about all that ``named`` names. True where the study is another
+    patient's then, and the record has yet to follow. Errors: Outdated, PartlyResent.
     """
-    rows = index.aside(owner, study)
-    if not replace or not rows:
-        index.decide(owner, study)
+    rows = index.taken_up(owner, study, task)  # a decision that was cut off goes on with what it began with
+    if not rows:
+        index.moving(owner, study, False)  # one that was cut off after its last instance has ended
+        rows = index.aside(owner, study)
+        if rows and not is_about(named(row["digest"] for row in rows)):
+            index.mark(owner, study, now)
+            raise Outdated
+    if replace and rows:
+        _replace(owner, study, rows, task, blobs, index, now)
+    else:
+        index.decide(rows)
         index.mark(owner, study, now)
-        return replace and index.moved(owner, study)
+    return replace and index.moved(owner, study)
+
+
+def named(digests: Iterable[str]) -> str:
+    """What was set aside, in one text."""
+    return "|".join(sorted(digests))
+
+
+def _replace(owner: str, study: str, rows: list[Row], task: str, blobs: Blobs, index: Index, now: int) -> None:
     _whole(owner, study, rows, index)
+    index.take_up(rows, task)
+    index.moving(owner, study, {row["patient"] for row in rows} != {index.patient(owner, study)} or index.moved(owner, study))
     concerned = {study}
     for row in rows:
         with blobs.local(row["digest"]) as path:
             instance = dataset.parse(path, row.get("charset"))
             index.replace(owner, instance, row["digest"], row["size"])
             concerned.add(instance.study)
+    index.moving(owner, study, False)
     for uid in concerned:
         index.mark(owner, uid, now)
-    return index.moved(owner, study)
 
 
 def _whole(owner: str, study: str, rows: list[Row], index: Index) -> None:

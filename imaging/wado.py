@@ -51,19 +51,20 @@ def accepted(header: str) -> list[Range]:
     ranges: list[tuple[float, Range]] = []
     for part in unquoted_split(header[:_MAX_ACCEPT] or "*/*", ","):
         media, given = parameters(part.strip())
-        syntax, weight = given.get("transfer-syntax"), _weight(given.get("q", "1"))
+        syntax, preferred = given.get("transfer-syntax"), weight(given.get("q", "1"))
         if media in ("*/*", "multipart/*", ""):
             wanted = Range("*/*", True, syntax or "*")
         elif media == _MULTIPART:
             wanted = Range(given.get("type", "*/*").lower(), True, syntax)
         else:
             wanted = Range(media, False, syntax)
-        if weight > 0:
-            ranges.append((-weight, wanted))
+        if preferred > 0:
+            ranges.append((-preferred, wanted))
     return [wanted for _, wanted in sorted(ranges, key=lambda pair: pair[0])]
 
 
-def _weight(text: str) -> float:
+def weight(text: str) -> float:
+    """RFC 9110 section 12.4.2"""
     try:
         return float(text)
     except ValueError:

@@ -33,12 +33,13 @@ def order_create(ctx: Context, request: Request, type_: ResourceType) -> Reply:
     answer = create(ctx, request, type_)
     [(reference, owner, *_)] = answer.touched
     made = ctx.changes.writes["ServiceRequest", reference.removeprefix("ServiceRequest/")]
-    ctx.changes.ordered(owner, _numbers(made.data or {}))
+    ctx.changes.ordered(owner, work.numbers(made.data or {}))
     return answer
 
 
-def _numbers(order: Document) -> list[str]:
-    return [identifier["value"] for identifier in order.get("identifier", ()) if "value" in identifier]
+def _priority(order: Document) -> str:
+    """By which studies are sent on, too."""
+    return str(order.get("priority", "routine"))
 
 
 def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) -> Reply:
@@ -48,8 +49,8 @@ def order_update(ctx: Context, request: Request, type_: ResourceType, id_: str) 
     saved = ctx.changes.writes.get(("ServiceRequest", id_))
     if saved is None or saved.data is None:
         return answer
-    if before is None or _numbers(before.data) != _numbers(saved.data):
-        ctx.changes.ordered(saved.owner, _numbers(saved.data))
+    if before is None or any(told(before.data) != told(saved.data) for told in (work.numbers, _priority)):
+        ctx.changes.ordered(saved.owner, work.numbers(saved.data))
     t0 = work.coordination(ctx, before) if before is not None else None
     if before is None or t0 is None:
         return answer

@@ -54,6 +54,8 @@ def _ordered(
         raise Forbidden("The order's urgency is the facility's; from here, scope is task.")
     roster.require_role(ctx, "clerk", "referrer")
     saved = work.save(ctx, order, order.data | {"priority": priority}) if order.data.get("priority") != priority else None
+    if saved is not None:
+        ctx.changes.ordered(order.stored.owner, work.numbers(order.data))  # by its urgency studies are sent on, too
     return saved, follow(ctx, order, t0, priority, due)
 
 

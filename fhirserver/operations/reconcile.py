@@ -45,7 +45,12 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         _rejected(ctx, facility, _study(ctx, task))
     elif reason == reconciling.SET_ASIDE:
         study = _study(ctx, task)
-        if ctx.take_from_quarantine(facility, _uid(study.data), decision == "replace"):
+        id_ = task.stored.id
+
+        def is_about(named: str) -> bool:
+            return id_ == reconciling.task_id(ctx, facility, study.stored.id, reason, named)
+
+        if ctx.take_from_quarantine(facility, _uid(study.data), decision == "replace", id_, is_about):
             revising.unfounded(ctx, facility, study.stored.id)
     said = {"type": {"text": "decision"}, "valueCode": decision}
     note = [{"text": inputs["note"], "time": work.timestamp(ctx.now)}] if "note" in inputs else []

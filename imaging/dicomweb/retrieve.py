@@ -29,6 +29,7 @@ from imaging.dicomweb.edge import (
     multipart_response,
 )
 from imaging.index import Stored, linked
+from imaging.multipart import parameters
 
 
 def _ranges(request: Request) -> list[wado.Range]:
@@ -80,9 +81,15 @@ def metadata(archive: Archive, principal: Principal, request: Request) -> Respon
     }
     if f'"{tag}"' in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    if packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+    if packed is not None and _takes_gzip(request):
         return Response(packed, 200, headers | {"Content-Encoding": "gzip"}, JSON)
     return Response(body if packed is None else gzip.decompress(packed), 200, headers, JSON)
+
+
+def _takes_gzip(request: Request) -> bool:
+    """RFC 9110 section 12.5.3"""
+    codings = [parameters(part.strip()) for part in request.headers.get("accept-encoding", "").split(",")]
+    return any(coding in ("gzip", "*") and wado.weight(given.get("q", "1")) > 0 for coding, given in codings)
 
 
 def _kept(archive: Archive, owner: str, uids: tuple[str, ...]) -> tuple[bytes, str] | None:

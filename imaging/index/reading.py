@@ -45,10 +45,10 @@ class Reader:
 
     def find_studies(self, filter_: Row) -> Iterator[Row]:
         """Newest study date first."""
-        yield from self.studies.find(filter_).sort([("q.StudyDate", -1), ("_id", 1)])
+        yield from (row for row in self.studies.find(filter_).sort([("q.StudyDate", -1), ("_id", 1)]) if not _hidden(row))
 
     def find_series(self, study: str) -> list[Row]:
-        return list(self.series.find({"study": study}))
+        return [row for row in self.series.find({"study": study}) if not row.get("emptied")]
 
     def find_instances(self, study: Row, series: str, *, whole: bool = False) -> list[Row]:
         """In order. ``whole``: with their metadata; otherwise what is searched for, of the whole series in one read."""
@@ -85,8 +85,9 @@ class Reader:
         known = self._copies.get(uid)
         if known is not None and known.until > time.monotonic():
             return tuple(known.rows)
-        fields = {"owner": 1, "arrived": 1, "revision": 1, "held": 1}
-        rows = sorted(self.studies.find({"uid": uid}, fields), key=lambda row: -row.get("arrived", 0))
+        fields = {"owner": 1, "arrived": 1, "revision": 1, "held": 1, "moving": 1, "moved": 1}
+        found = [row for row in self.studies.find({"uid": uid}, fields) if not _hidden(row)]
+        rows = sorted(found, key=lambda row: -row.get("arrived", 0))
         if rows:  # one that is not there yet is looked for each time
             bounded(self._copies)[uid] = _Copies({row["owner"]: row for row in rows}, time.monotonic() + BELIEVED)
         return tuple(row["owner"] for row in rows)
@@ -144,6 +145,11 @@ class Reader:
             return [row] if row is not None and row["series"] == f"{key}|{series}" else []
         filter_ = {"series": f"{key}|{series}"} if series is not None else within(key)
         return sorted(self.instances.find(filter_, fields), key=lambda r: (r["series"], *in_order(r)))
+
+
+def _hidden(study: Row) -> bool:
+    """Whether its images are another patient's than its record says: while they are replaced, and until the record has followed."""
+    return bool(study.get("moving") or study.get("moved"))
 
 
 def bounded(known: dict[str, V]) -> dict[str, V]:

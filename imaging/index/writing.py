@@ -17,6 +17,7 @@ from imaging.index.rows import Row, integer, row_of, within
 from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 from imaging.together import Together
 
+_AT_ONCE = 100  # studies that are brought up to date before others are looked for
 _DUPLICATE = 11000  # MongoDB's code: the key is there
 NEW, SAME, OTHER, PATIENT, REPLACED = "new", "same", "other", "patient", "replaced"
 
@@ -121,15 +122,18 @@ class Index(Reader):
         self.studies.update_one({"_id": study}, {"$addToSet": {"accessions": accessions, "numbers": numbers}})
         first = {"study": study, "uid": instance.series, "q": instance.attributes[SERIES], "instances": 0}
         requests = {"requests": {"$each": [one for one in instance.requests if one]}}
-        series = f"{study}|{instance.series}"
-        self.series.update_one({"_id": series}, {"$setOnInsert": first, "$addToSet": requests}, upsert=True)
+        there_again: Row = {"$setOnInsert": first, "$addToSet": requests, "$unset": {"emptied": ""}}
+        self.series.update_one({"_id": f"{study}|{instance.series}"}, there_again, upsert=True)
         return True
 
     def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is
         complete, where its source has its own. ``held``: until then it stays to be brought up to date, whatever is done: more
         arrives without a mark of its own."""
-        marks: Row = {"$set": {"dirty": True, "waiting": True, "arrived": now, "quiet": quiet}, "$inc": {"revision": 1}}
+        marks: Row = {
+            "$set": {"dirty": True, "waiting": True, "arrived": now, "quiet": quiet, "later": 0},
+            "$inc": {"revision": 1},
+        }
         marks |= {"$max": {"held": held}} if held else {}
         self.studies.update_one({"_id": f"{owner}|{uid}"}, marks)
 
@@ -148,15 +152,26 @@ class Index(Reader):
 
     # ------------------------------------------------------------ bringing up to date
 
-    def dirty(self) -> list[tuple[str, str]]:
-        """(owner, uid) of studies to bring up to date."""
-        return [(row["owner"], row["uid"]) for row in self.studies.find({"dirty": True}, {"owner": 1, "uid": 1}).limit(100)]
+    def dirty(self, now: int) -> list[tuple[str, str]]:
+        """(owner, uid) of some studies to bring up to date."""
+        rows = self.studies.find({"dirty": True, "later": {"$not": {"$gt": now}}}, {"owner": 1, "uid": 1}).limit(_AT_ONCE)
+        return [(row["owner"], row["uid"]) for row in rows]
 
     def waiting(self, now: int, quiet: int) -> list[tuple[str, str]]:
-        """(owner, uid) of studies that were not said complete and to which nothing came for so many milliseconds, or for those of
+        """(owner, uid) of some studies that were not said complete and to which nothing came for so many milliseconds, or for those of
         their source."""
-        rows = self.studies.find({"waiting": True}, {"owner": 1, "uid": 1, "arrived": 1, "quiet": 1}).limit(1000)
-        return [(row["owner"], row["uid"]) for row in rows if row["arrived"] < now - (row.get("quiet") or quiet)]
+        found: list[tuple[str, str]] = []
+        fields = {"owner": 1, "uid": 1, "arrived": 1, "quiet": 1}
+        for row in self.studies.find({"waiting": True, "later": {"$not": {"$gt": now}}}, fields):
+            if row["arrived"] < now - (row.get("quiet") or quiet):
+                found.append((row["owner"], row["uid"]))
+                if len(found) == _AT_ONCE:
+                    break
+        return found
+
+    def defer(self, owner: str, uid: str, until: int) -> None:
+        """It could not be brought up to date: it does not take the others' place before then, or before something comes of it."""
+        self.studies.update_one({"_id": f"{owner}|{uid}"}, {"$set": {"later": until}})
 
     def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
         """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
@@ -167,16 +182,16 @@ class Index(Reader):
         self.studies.update_one(as_it_was | free, {"$set": done})
 
     def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
-        """The whole study and its revision; its counts are brought up to date on the way."""
+        """The whole study and its revision; its counts are brought up to date on the way. None while it is being moved, too."""
         row = self.studies.find_one({"_id": f"{owner}|{uid}"})
-        if row is None:
+        if row is None or row.get("moving"):
             return None
         revision = row.get("revision")
         fields = {"series": 1, "uid": 1, "class": 1, "number": 1, "title": 1}
         by_series: dict[str, list[StoredInstance]] = {}
         for i in self.instances.find(within(row["_id"]), fields):
             by_series.setdefault(i["series"], []).append(StoredInstance(i["uid"], i["class"], i["number"], i["title"]))
-        series = [_series(s, by_series.get(s["_id"], [])) for s in self.series.find({"study": row["_id"]})]
+        series = [_series(s, by_series[s["_id"]]) for s in self.series.find({"study": row["_id"]}) if s["_id"] in by_series]
         series.sort(key=lambda s: (integer(s.attributes.get("SeriesNumber")) or 0, s.uid))
         self._count(row["_id"], series)
         accessions = tuple(Accession(number, issuer) for number, issuer in row.get("accessions", ()))
@@ -207,9 +222,22 @@ class Index(Reader):
         """Whether its images were replaced by those of another patient, and the record has not followed yet."""
         return self.studies.find_one({"_id": f"{owner}|{study}", "moved": True}, {"_id": 1}) is not None
 
-    def decide(self, owner: str, study: str) -> None:
-        """What is in quarantine for a study stays there, and nobody is asked about it again."""
-        self.quarantine.update_many({"study": f"{owner}|{study}"}, {"$set": {"decided": True}})
+    def moving(self, owner: str, study: str, now: bool) -> None:
+        """Its images are being replaced by those of another patient: until all are, and the record has followed, it is not shown."""
+        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": {"moving": now}})
+        self._copies.pop(study, None)
+
+    def taken_up(self, owner: str, study: str, task: str) -> list[Row]:
+        """What of a study is being decided about by this Task."""
+        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None, "task": task}))
+
+    def take_up(self, rows: list[Row], task: str) -> None:
+        """These are decided about by this Task: what comes later is not."""
+        self.quarantine.update_many({"_id": {"$in": [row["_id"] for row in rows]}}, {"$set": {"task": task}})
+
+    def decide(self, rows: list[Row]) -> None:
+        """They stay in quarantine, and nobody is asked about them again."""
+        self.quarantine.update_many({"_id": {"$in": [row["_id"] for row in rows]}}, {"$set": {"decided": True}})
 
     def replace(self, owner: str, instance: Instance, digest: str, size: int) -> None:
         """These bytes, from quarantine, take the place of those of their UID, which go to quarantine. Idempotent."""
@@ -227,6 +255,8 @@ class Index(Reader):
         self._add_parents(owner, instance)
         self.series.update_one({"_id": row["series"]}, {"$set": {"q": instance.attributes[SERIES]}})
         self.instances.replace_one({"_id": row["_id"]}, row, upsert=True)
+        if known is not None and known["series"] != row["series"] and not self.instances.find_one({"series": known["series"]}):
+            self.series.update_one({"_id": known["series"]}, {"$set": {"emptied": True}})
         self.quarantine.delete_one({"_id": f"{owner}|{instance.uid}|{digest}"})
         self._known.clear()
         self._ahead.forget()

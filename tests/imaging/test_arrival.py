@@ -189,7 +189,7 @@ def test_what_arrives_within_the_same_millisecond_is_not_forgotten(stow, ct, ser
     _, revision = index.study("hospital", study)
     index.mark("hospital", study, 5)  # after the study was read, before it is settled
     index.settle("hospital", study, revision, 100, complete=True)
-    assert ("hospital", study) in index.dirty()
+    assert ("hospital", study) in index.dirty(10**13)
     assert ("hospital", study) in index.waiting(100_000, 10)
 
 
@@ -201,7 +201,7 @@ def test_what_is_held_stays_to_be_brought_up_to_date_until_it_is_let_go_or_the_t
 
     def settled(begun: int) -> bool:
         index.settle("hospital", study, index.study("hospital", study)[1], begun, complete=False)
-        return ("hospital", study) not in index.dirty()
+        return ("hospital", study) not in index.dirty(10**13)
 
     index.mark("hospital", study, 1000, held=6000)
     index.mark("hospital", study, 1001)  # by somebody who does not hold it
@@ -212,7 +212,7 @@ def test_what_is_held_stays_to_be_brought_up_to_date_until_it_is_let_go_or_the_t
     _, before = index.study("hospital", study)
     index.let_go("hospital", study, 6500)
     index.settle("hospital", study, before, 7000, complete=False)  # of what was read before
-    assert ("hospital", study) in index.dirty()
+    assert ("hospital", study) in index.dirty(10**13)
     assert settled(2000)
     index.mark("hospital", study, 1000, held=6000)  # by one that died
     assert not settled(6000)

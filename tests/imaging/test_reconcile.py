@@ -7,7 +7,6 @@ import pytest
 from conftest import assert_outcome, order, patient
 from files import fresh, opened, path, saved
 
-from imaging.dataset import parse
 from imaging.stow import store
 
 
@@ -41,7 +40,8 @@ def tasks(hospital, server):
     def find(focus: str, reason: str) -> list[dict]:
         server.installation.images.arrivals.settle()
         rows = [e["resource"] for e in hospital.get(f"Task?focus={focus}").json().get("entry", [])]
-        return [row for row in rows if row["reasonCode"]["coding"][0]["code"] == reason]
+        of_reason = [row for row in rows if row["reasonCode"]["coding"][0]["code"] == reason]
+        return [row for row in of_reason if row["status"] != "cancelled"]
 
     return find
 
@@ -112,7 +112,7 @@ def test_what_was_set_aside_may_stay_aside(stow, web, study_of, tasks, settle):
 
 
 def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(
-    stow, web, study_of, tasks, settle, ordered, hospital
+    stow, web, study_of, tasks, settle, ordered, hospital, server
 ):
     person, _ = ordered("MOVE-1", "MV-RIGHT")
     first = opened(fresh("CT_small.dcm", PatientID="MV-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
@@ -125,7 +125,12 @@ def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(
     [task] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
     assert_outcome(settle(task, decision="replace"), 409, "conflict")
     assert stow(saved(second)).status_code == 202
-    assert settle(task, decision="replace").status_code == 200
+    assert_outcome(settle(task, decision="replace"), 409, "conflict")  # it is about the first alone
+    [newer] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
+    assert newer["id"] != task["id"]
+    assert hospital.get(f"Task/{task['id']}").json()["status"] == "cancelled"
+    assert settle(newer, decision="replace").status_code == 200
+    server.installation.images.arrivals.settle()
     rows = web().get(f"studies/{first.StudyInstanceUID}/instances?includefield=PatientID").json()
     assert [row["00100020"]["Value"] for row in rows] == [["MV-RIGHT"]] * 2
     assert tasks(f"ImagingStudy/{study['id']}", "patient-changed") == []
@@ -155,7 +160,9 @@ def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_pr
     assert stow(saved(late)).status_code == 202
 
 
-def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(stow, study_of, tasks, settle, ordered, server):
+def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(
+    stow, web, study_of, tasks, settle, ordered, server, monkeypatch
+):
     """Half of the images were replaced when it stopped: the same decision again moves the rest, and still knows that it moves them."""
     person, _ = ordered("HALF-1", "HALF-RIGHT")
     first = opened(fresh("CT_small.dcm", PatientID="HALF-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
@@ -164,17 +171,42 @@ def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(stow,
     assert stow(saved(first), saved(second)).status_code == 200
     first.PatientID = second.PatientID = "HALF-RIGHT"
     assert stow(saved(first), saved(second)).status_code == 202
-    task, *_ = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    [task] = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
     images, uid = server.installation.images, str(first.StudyInstanceUID)
-    [row, _] = images.index.aside("hospital", uid)
-    with images.blobs.local(row["digest"]) as file:
-        images.index.replace("hospital", parse(file), row["digest"], row["size"])
+    replace, replaced = images.index.replace, []
+
+    def stops(*one) -> None:
+        if replaced:
+            raise SystemExit
+        replaced.append(one)
+        replace(*one)
+
+    assert len(web().get(f"studies/{uid}/instances").json()) == 2
+    monkeypatch.setattr(images.index, "replace", stops)
+    with pytest.raises(SystemExit):
+        images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
+    monkeypatch.undo()
+    server.installation.images.arrivals.settle()
+    assert study_of(first)["subject"]["reference"] != f"Patient/{person['id']}"
+    # Half of the images are one patient's and half another's: nobody is shown any.
+    assert web().get(path(first)).status_code == web().get(path(second)).status_code == 404
+    assert web().get(f"studies?StudyInstanceUID={uid}").status_code == 204
+    late = opened(saved(first))
+    late.StationName = "LATER"
+    assert stow(saved(late)).status_code == 202  # it came after the decision, which is not about it
     assert settle(task, decision="replace").status_code == 200
-    assert images.take_from_quarantine("hospital", uid, True) is True  # until the record has followed
+    assert web().get(path(first)).status_code == 404  # the record has not followed yet
+    server.installation.images.arrivals.settle()
     assert tasks(f"ImagingStudy/{study_of(first)['id']}", "patient-changed") == []
     assert study_of(first)["subject"]["reference"] == f"Patient/{person['id']}"
+    shown = {"Accept": "application/dicom; transfer-syntax=*"}
+    assert [web().get(path(one), headers=shown).content[128:] for one in (first, second)] == [
+        saved(one)[128:] for one in (first, second)
+    ]
+    assert len(images.index.aside("hospital", uid)) == 1
+    [newer] = [t for t in tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside") if t["status"] == "requested"]
+    assert settle(newer, decision="keep").status_code == 200
     assert images.index.aside("hospital", uid) == []
-    assert images.take_from_quarantine("hospital", uid, True) is False
 
 
 def test_what_was_set_aside_is_read_as_it_was_sent(stow, web, study_of, tasks, settle, server):
