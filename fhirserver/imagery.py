@@ -74,7 +74,15 @@ class Images:
         self.destinations = Destinations(database, given.seal)
         self.deliveries = Deliveries(database)
         self.sending = Sending(
-            store, self.index, self.blobs, self.destinations, self.deliveries, self._acting("sending"), given.note, given.clock
+            store,
+            self.index,
+            self.blobs,
+            self.destinations,
+            self.deliveries,
+            self.decoders,
+            self._acting("sending"),
+            given.note,
+            given.clock,
         )
         self.arrivals = Arrivals(
             store, self.index, self._acting("archive"), given.clock, settings.study_quiet_seconds, self.sending.consider

@@ -31,10 +31,12 @@ from fhirserver.validation import Document, built
 from fhirserver.versions import EVERYTHING, Grant
 from fhirserver.work import Item
 from fhirserver.workflow import coding, states
+from imaging.attributes import EXPLICIT_LE
 from imaging.blobs import Away, Blobs
 from imaging.dataset import OUT_OF_RESOURCES
+from imaging.decoding import Decoders
 from imaging.index import Index, Stored
-from imaging.peers import LOST, STORED, Peer, Unavailable
+from imaging.peers import LOST, STORED, Peer, Plain, Unavailable
 from imaging.peers.deliveries import Deliveries, Delivery
 from imaging.peers.destinations import Destination, Destinations, Outage
 from imaging.peers.dicomweb import Web
@@ -48,8 +50,8 @@ _OUTAGE = 3  # failures in a row that are the destination's, and not of what was
 _BROKE = "its delivery failed here; the log says where"
 
 
-def peer(destination: Destination) -> Peer:
-    return Dimse(destination) if destination.kind == "dimse" else Web(destination)
+def peer(destination: Destination, plain: Plain | None = None) -> Peer:
+    return Dimse(destination, plain) if destination.kind == "dimse" else Web(destination)
 
 
 def backoff(tries: int) -> float:
@@ -62,9 +64,9 @@ class Sending:
 
     def __init__(
         self, store: Store, index: Index, blobs: Blobs, destinations: Destinations, deliveries: Deliveries,
-        new_context: Callable[[str], Context], note: Callable[[Line], None], clock: Callable[[], datetime],
+        decoders: Decoders, new_context: Callable[[str], Context], note: Callable[[Line], None], clock: Callable[[], datetime],
     ) -> None:  # fmt: skip
-        self._store, self._index, self._blobs = store, index, blobs
+        self._store, self._index, self._blobs, self._decoders = store, index, blobs, decoders
         self._destinations, self._deliveries = destinations, deliveries
         self._new_context, self._note, self._clock = new_context, note, clock
         self._crew = Crew(store, "sending", 8)
@@ -113,7 +115,7 @@ class Sending:
             destination = self._destinations.get(name)
         if destination is None or not destination.sends:
             return
-        with self._crew.held(name) as ours, closing(peer(destination)) as speaking:
+        with self._crew.held(name) as ours, closing(peer(destination, self._plain)) as speaking:
             while ours is not None and ours():
                 with translated():
                     due = self._deliveries.due(name, milliseconds(self._clock()), 1)
@@ -186,6 +188,9 @@ class Sending:
             self._deliveries.postpone(delivery, reason, self._in(backoff(delivery.tries + 1)))
             return
         self._given_up(ctx, to, delivery, study, reason)
+
+    def _plain(self, row: Stored, path: Path) -> bytes:
+        return self._decoders.call("transcoded", str(path), EXPLICIT_LE, name=row.digest)
 
     def _local(self, row: Stored) -> AbstractContextManager[Path]:
         return self._blobs.local(row.digest)

@@ -70,6 +70,8 @@ class Taker(Protocol):
 
 # The file of an instance for as long as it is read. Errors: FileNotFoundError, Damaged.
 Local = Callable[[Stored], AbstractContextManager[Path]]
+# An instance's file in Explicit VR Little Endian, uncompressed. Error: DecodingFailed.
+Plain = Callable[[Stored, Path], bytes]
 
 
 class Peer(Protocol):

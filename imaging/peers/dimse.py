@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pynetdicom import build_context, build_role, evt
 from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.blobs import Damaged
 from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, is_uid
+from imaging.decoding import DecodingFailed
 from imaging.index import Stored
 from imaging.peers import (
     ALREADY_THERE,
@@ -29,6 +31,7 @@ from imaging.peers import (
     Asked,
     Found,
     Local,
+    Plain,
     Refused,
     Taker,
     Unavailable,
@@ -57,10 +60,10 @@ class _NotAllError(Exception):
 
 
 class Dimse:
-    """A peer that speaks DIMSE."""
+    """A peer that speaks DIMSE. ``plain``: what is compressed for a peer that takes it uncompressed only, where we send."""
 
-    def __init__(self, destination: Destination) -> None:
-        self._to = destination
+    def __init__(self, destination: Destination, plain: Plain | None = None) -> None:
+        self._to, self._plain = destination, plain
 
     def close(self) -> None:
         """Each association is released when it has done its work."""
@@ -68,7 +71,7 @@ class Dimse:
     # ------------------------------------------------------------ sending
 
     def store(self, rows: Iterable[Stored], local: Local) -> Iterator[tuple[Stored, int]]:
-        """PS3.4 Annex B. As it is stored, where the peer takes that; what is not compressed also in the other plain syntax."""
+        """PS3.4 Annex B. As it is stored, where the peer takes that; else in a plain syntax."""
         for some in _by_contexts(rows):
             try:
                 with association(self._to, [build_context(*pair) for pair in _proposed(some)]) as open_:
@@ -77,7 +80,7 @@ class Dimse:
                     for row in some:
                         try:
                             with local(row) as path:
-                                reason = _sent(open_, accepted, unknown, row, path)
+                                reason = _sent(open_, accepted, unknown, row, path, self._plain)
                         except (FileNotFoundError, Damaged):
                             reason = LOST
                         yield row, reason
@@ -163,7 +166,7 @@ class Dimse:
 def _proposed(rows: list[Stored]) -> list[tuple[str, str]]:
     """(class, syntax), each a context of its own, so that the peer cannot choose another one; the stored ones first."""
     stored = dict.fromkeys((row.sop_class, row.transfer_syntax) for row in rows)
-    other = {(class_, plain) for class_, syntax in stored if syntax in _NATIVE for plain in _NATIVE}
+    other = {(class_, plain) for class_, _ in stored for plain in _NATIVE}
     return [*stored, *sorted(other - stored.keys())]
 
 
@@ -186,17 +189,22 @@ def _pair(context: Any) -> tuple[str, str]:
     return str(context.abstract_syntax), str(context.transfer_syntax[0])
 
 
-def _sent(association: Any, accepted: set[tuple[str, str]], unknown: set[str], row: Stored, path: Path) -> int:
+def _sent(
+    association: Any, accepted: set[tuple[str, str]], unknown: set[str], row: Stored, path: Path, plain: Plain | None
+) -> int:
     """STORED, or why not. Errors: Unavailable."""
+    plainly = any((row.sop_class, syntax) in accepted for syntax in _NATIVE)
     try:
         if (row.sop_class, row.transfer_syntax) in accepted and _says(path) == (row.sop_class, row.uid):
             status = association.send_c_store(path)
-        elif (row.sop_class, row.transfer_syntax) in accepted or (
-            row.transfer_syntax in _NATIVE and any((row.sop_class, plain) in accepted for plain in _NATIVE)
-        ):
+        elif (row.sop_class, row.transfer_syntax) in accepted or (row.transfer_syntax in _NATIVE and plainly):
             status = association.send_c_store(pydicom.dcmread(path))
+        elif plain is not None and plainly:
+            status = association.send_c_store(pydicom.dcmread(BytesIO(plain(row, path))))
         else:
             return NO_CLASS if row.sop_class in unknown else NO_SYNTAX
+    except DecodingFailed:
+        return NO_SYNTAX
     except RuntimeError:
         raise Unavailable("it broke off") from None
     except (AttributeError, ValueError):

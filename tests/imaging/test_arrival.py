@@ -9,6 +9,8 @@ import pytest
 from conftest import order, patient
 from test_stow import changed, uid
 
+from fhirserver import studies
+
 
 @pytest.fixture
 def ct(samples):
@@ -217,3 +219,27 @@ def test_what_is_held_stays_to_be_brought_up_to_date_until_it_is_let_go_or_the_t
     index.mark("hospital", study, 1000, held=6000)  # by one that died
     assert not settled(6000)
     assert settled(6001)
+
+
+def test_studies_that_cannot_be_brought_up_to_date_do_not_hold_up_the_others(stow, ct, server, hospital, monkeypatch):
+    monkeypatch.setattr("imaging.index.writing._AT_ONCE", 2)
+    arrivals, real = server.installation.images.arrivals, studies.arrived
+    broken, good = [ct(AccessionNumber="") for _ in range(4)], ct(AccessionNumber="")
+    names = {str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID) for data in broken}
+
+    def arrived(ctx, study, complete):
+        if study.uid in names:
+            raise LookupError
+        return real(ctx, study, complete)
+
+    monkeypatch.setattr(studies, "arrived", arrived)
+    assert stow(*broken, good).status_code == 200
+    server.wait(seconds=20)
+    for _ in range(4):
+        arrivals.settle()
+    assert study_of(hospital, good)["status"] == "available"
+    monkeypatch.undo()
+    server.wait(seconds=60)  # and they are tried again
+    for _ in range(4):
+        arrivals.settle()
+    assert [study_of(hospital, data)["status"] for data in broken] == ["available"] * 4

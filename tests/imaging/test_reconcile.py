@@ -225,7 +225,7 @@ def test_what_was_set_aside_is_read_as_it_was_sent(stow, web, study_of, tasks, s
     assert told["00100010"]["Value"] == [{"Alphabetic": "Люксембург"}]
 
 
-def test_an_instance_that_was_sent_again_in_another_study_is_shown_there(stow, study_of, tasks, settle, web):
+def test_an_instance_that_was_sent_again_in_another_study_is_shown_there(stow, study_of, tasks, settle, web, hospital):
     first = opened(fresh("CT_small.dcm"))
     assert stow(saved(first)).status_code == 200
     study = study_of(first)
@@ -236,6 +236,9 @@ def test_an_instance_that_was_sent_again_in_another_study_is_shown_there(stow, s
     tasks(f"ImagingStudy/{study['id']}", "set-aside")
     assert study_of(first)["numberOfInstances"] == 1
     assert len(web().get(f"studies/{first.StudyInstanceUID}/metadata").json()) == 1
+    emptied = study["identifier"][0]["value"].removeprefix("urn:oid:")  # nothing is left of the series that it was in
+    assert web().get(f"studies/{emptied}/series").status_code == 204
+    assert hospital.get(f"ImagingStudy/{study['id']}").json()["numberOfSeries"] == 0
 
 
 def test_a_mismatch_is_linked_corrected_or_rejected_by_hand(stow, study_of, tasks, settle, ordered, hospital, office, created):

@@ -265,3 +265,14 @@ def test_a_gzip_of_metadata_is_that_of_the_text(web, stored):
         raw = b"".join(reply.iter_raw())
     assert json.loads(gzip.decompress(raw)) == web().get(where, headers={"Accept-Encoding": "identity"}).json()
     assert io.BytesIO(raw).read(2) == b"\x1f\x8b"
+
+
+@pytest.mark.parametrize(("accepted", "packed"), [
+    ("gzip", True), ("br, gzip;q=0.5", True), ("*", True), ("gzip;q=0", False), ("br", False), ("identity", False),
+])  # fmt: skip
+def test_metadata_are_packed_for_who_takes_them_so(web, stored, accepted, packed):
+    one = stored["CT_small.dcm"]
+    url = f"studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}/metadata"
+    reply = web().get(url, headers={"Accept-Encoding": accepted})
+    assert (reply.headers.get("content-encoding") == "gzip") == packed
+    assert reply.json()[0]["0020000D"]["Value"] == [one.StudyInstanceUID]

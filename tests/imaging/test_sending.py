@@ -201,7 +201,7 @@ def test_each_stored_transfer_syntax_is_proposed_first(parts, dimse, pacs, compl
 
 
 @needs_dcmtk
-def test_what_a_peer_does_not_take_as_it_is_goes_in_a_plain_syntax_and_what_is_compressed_fails_with_a_task(
+def test_what_a_peer_does_not_take_as_it_is_goes_in_a_plain_syntax_and_what_cannot_be_decompressed_fails_with_a_task(
     parts, dimse, tmp_path, complete, samples, hospital
 ):
     implicit = Pacs(tmp_path / "implicit", None, "+xi").start()
@@ -209,20 +209,26 @@ def test_what_a_peer_does_not_take_as_it_is_goes_in_a_plain_syntax_and_what_is_c
         dimse(implicit.port)
         [plain] = series_of(samples("CT_small.dcm"), 1, PatientID="PLAIN", AccessionNumber="")
         [packed] = series_of(samples("MR_small_RLE.dcm"), 1, PatientID="PACKED", AccessionNumber="")
+        [broken] = series_of(samples("MR_small_RLE.dcm"), 1, PatientID="BROKEN", AccessionNumber="")
+        broken = broken.replace(pydicom.dcmread(io.BytesIO(broken)).PixelData[80:400], b"\xff" * 320)
         complete(plain)
         complete(packed)
+        complete(broken)
         parts.sending.send("pacs")
-        assert queued(parts) == [("pacs", "failed"), ("pacs", "sent")]
-        [[path]] = implicit.files().values()
-        sent, ours = pydicom.dcmread(path), pydicom.dcmread(io.BytesIO(plain))
-        assert sent.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
-        assert sent.PixelData == ours.PixelData
-        assert sent.SOPInstanceUID == ours.SOPInstanceUID
-        [task] = [t for t in deliver_tasks(hospital) if "1 refused with 0122" in t["description"]]
+        assert queued(parts) == [("pacs", "failed"), ("pacs", "sent"), ("pacs", "sent")]
+        kept = implicit.files()
+        for data in (plain, packed):
+            ours = pydicom.dcmread(io.BytesIO(data))
+            [path] = kept.pop(str(ours.SOPInstanceUID))
+            sent = pydicom.dcmread(path)
+            assert sent.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
+            assert (sent.pixel_array == ours.pixel_array).all()
+        assert kept == {}
+        [task] = [t for t in deliver_tasks(hospital) if "1 refused with C122" in t["description"]]
         assert task["status"] == "requested"
         assert task["owner"] == {"reference": "Organization/hospital"}
         assert task["focus"]["reference"].startswith("ImagingStudy/")
-        assert "PACKED" not in json.dumps(task)
+        assert "BROKEN" not in json.dumps(task)
     finally:
         implicit.kill()
 
@@ -566,6 +572,20 @@ def ordered_ct(server, hospital, stow, samples) -> str:
     server.wait(seconds=20)
     server.installation.images.arrivals.settle()
     return str(pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID)
+
+
+def test_a_rule_by_urgency_is_looked_at_again_when_the_order_becomes_urgent(parts, dimse, server, hospital, complete, ct):
+    person = hospital.post("Patient", json=patient(identifier=[{"system": "urn:mrn", "value": "P-LATER"}])).json()
+    asked = order(f"Patient/{person['id']}", identifier=[{"system": "urn:acsn", "value": "A-LATER"}], priority="routine")
+    made = hospital.post("ServiceRequest", json=asked).json()
+    dimse(free_port(), rule=False)
+    parts.destinations.add_rule(Rule("urgent-ones", "pacs", priority="stat"))
+    parts.destinations._known = (0.0, [])
+    complete(*ct(1, PatientID="P-LATER", AccessionNumber="A-LATER"))
+    assert queued(parts) == []
+    assert hospital.put(f"ServiceRequest/{made['id']}", json=made | {"priority": "stat"}).status_code == 200
+    server.installation.images.arrivals.settle()
+    assert queued(parts) == [("pacs", "waiting")]
 
 
 def test_a_study_that_is_not_complete_stays(server, parts, dimse, stow, ct):
