@@ -80,15 +80,13 @@ def store(
     index: Index,
     study: str | None,
     named: tuple[str, str] | None = None,
-    charset: str | None = None,
 ) -> Result:
     """One received part. The file is durable before its row is written.
 
-    ``study``: the one that the URL names. ``named``: the class and instance that the request names. ``charset``: of a data set
-    that names none, by its source.
+    ``study``: the one that the URL names. ``named``: the class and instance that the request names.
     """
     results: list[Result] = []
-    store_all([incoming], owner, blobs, index, study, results.append, named, charset)
+    store_all([incoming], owner, blobs, index, study, results.append, named)
     return results[0]
 
 
@@ -100,7 +98,6 @@ def store_all(
     study: str | None,
     take: Callable[[Result], None],
     named: tuple[str, str] | None = None,
-    charset: str | None = None,
 ) -> None:
     """Parts of one request, some of them refused already: what became of each is told in order. What is raised of one costs those
     after it, not those before."""
@@ -110,7 +107,7 @@ def store_all(
             if isinstance(part, Refused):
                 ended.append(part)
                 continue
-            parsed = _parsed(part, study, named, charset)
+            parsed = _parsed(part, study, named)
             ended.append(parsed if isinstance(parsed, Refused) else Received(parsed, blobs.keep(part), part.size))
     finally:
         kept = [one for one in ended if not isinstance(one, Refused)]
@@ -126,9 +123,9 @@ def _result(instance: Instance, state: str, concerned: str) -> Result:
     return Kept(instance.study, instance.series, instance.uid, instance.sop_class)
 
 
-def _parsed(file: Incoming, study: str | None, named: tuple[str, str] | None, charset: str | None) -> Instance | Refused:
+def _parsed(file: Incoming, study: str | None, named: tuple[str, str] | None) -> Instance | Refused:
     try:
-        instance = dataset.parse(file.path, charset)
+        instance = dataset.parse(file.path, file.charset)
         if named is not None and named != (instance.sop_class, instance.uid):
             raise Refused(DATA_SET_MISMATCH, "The data set is not the instance that the request names.", *named)
         if study is not None and instance.study != study:

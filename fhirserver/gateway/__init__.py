@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="AETITLE", help="who may send; may be repeated; unset: all"
     )
+    parser.add_argument(
+        "--charset", metavar="TERM", help='Specific Character Set of data sets that do not tell theirs, such as "ISO_IR 144"'
+    )
     parser.add_argument("--connections", type=int, default=4, metavar="N", help="uploads at a time (4)")
     parser.add_argument("--associations", type=int, default=20, metavar="N", help="associations at a time (20)")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) of who signs the server's")
@@ -89,6 +92,7 @@ class _Gateway:
         from fhirserver.gateway.spool import Spool
         from fhirserver.gateway.taking import listener
         from fhirserver.gateway.upload import Target, Uploads
+        from imaging.dataset import is_charset
 
         host, _, port = options.listen.rpartition(":")
         if not host or not port.isdigit():
@@ -97,9 +101,10 @@ class _Gateway:
         key = options.key.read_text() if options.key else None
         if key is not None:
             client_assertion({}, key)  # that it is one
-        target = Target(
-            f"{_safe(options.to).rstrip('/')}/studies", _safe(options.token_url), options.client, secret, key, options.scope
-        )
+        if options.charset and not is_charset(options.charset):
+            raise ValueError(f"not a Specific Character Set of DICOM: {options.charset} (example: ISO_IR 100)")
+        studies = f"{_safe(options.to).rstrip('/')}/studies"
+        target = Target(studies, _safe(options.token_url), options.client, secret, key, options.scope, options.charset)
         verify = ssl.create_default_context(cafile=str(options.ca) if options.ca else None)
         self.http = httpx.Client(
             verify=verify,

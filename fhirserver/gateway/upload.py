@@ -35,7 +35,7 @@ _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send, and how to prove who sends: a secret, or a private key (JWK or PEM)."""
+    """Where to send, and how to prove who sends: a secret, or a private key (JWK or PEM). ``charset``: of data sets that name none."""
 
     studies: str
     token: str
@@ -43,6 +43,7 @@ class Target:
     secret: str | None
     key: str | None
     scope: str
+    charset: str | None = None
 
 
 class Tokens:
@@ -147,7 +148,8 @@ class Uploads:
 
     def _send(self, batch: list[Waiting]) -> None:
         authorization, boundary = self._tokens.header(), multipart.new_boundary()
-        heads = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n"
+        said = f'; charset="{self._target.charset}"' if self._target.charset else ""
+        heads = f"--{boundary}\r\nContent-Type: application/dicom{said}\r\n\r\n"
         length = sum(len(heads) + entry.size + 2 for entry in batch) + len(boundary) + 6
         headers = {
             "Authorization": authorization,

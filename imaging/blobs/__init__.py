@@ -43,10 +43,11 @@ class Kept:
 
 
 class Incoming:
-    """A file that is being received."""
+    """A file that is being received. ``charset``: the Specific Character Set of its data set, where that names none, by its source."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.charset: str | None = None
         self.size = 0
         self._hash = hashlib.sha256()
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by keep or discard

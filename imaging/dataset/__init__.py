@@ -11,7 +11,7 @@ import sys
 for _codec in ("gdcm", "pylibjpeg", "openjpeg", "rle", "jpeg_ls", "PIL"):
     sys.modules.setdefault(_codec, None)  # type: ignore[arg-type]
 
-from imaging.dataset.instance import META, Instance, data_set_at, encodings, is_uid, parse  # noqa: E402
+from imaging.dataset.instance import META, Instance, data_set_at, encodings, is_charset, is_uid, parse  # noqa: E402
 from imaging.dataset.refusal import (  # noqa: E402
     CANNOT_UNDERSTAND,
     DATA_SET_MISMATCH,
@@ -34,6 +34,7 @@ __all__ = [
     "Refused",
     "data_set_at",
     "encodings",
+    "is_charset",
     "is_uid",
     "parse",
 ]

@@ -74,12 +74,16 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
+def is_charset(text: str) -> bool:
+    """PS3.3 C.12.1.1.2: terms, with backslashes between."""
+    return bool(text) and all(term in python_encoding for term in text.split("\\"))
+
+
 def encodings(charset: str) -> list[str]:
     """How Python calls a Specific Character Set. Error: ValueError for one that is not in the standard."""
-    terms = charset.split("\\")
-    if not charset or any(term not in python_encoding for term in terms):
+    if not is_charset(charset):
         raise ValueError(f"not a Specific Character Set of DICOM: {charset} (example: ISO_IR 100)")
-    return list(convert_encodings(terms))
+    return list(convert_encodings(charset.split("\\")))
 
 
 def parse(path: Path, charset: str | None = None) -> Instance:

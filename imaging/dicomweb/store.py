@@ -18,7 +18,7 @@ from imaging import multipart, stow
 from imaging.archive import Archive
 from imaging.attributes import SYNTAX_OF
 from imaging.blobs import Incoming
-from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused, is_uid
+from imaging.dataset import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, Refused, is_charset, is_uid
 from imaging.dataset.files import Part, of_json
 from imaging.dicomweb.edge import JSON, NO_ROOM, SECURE, Problem, in_thread
 
@@ -174,7 +174,11 @@ async def _one(parts: _Parts, request: Request, bound: int) -> None:
 
 
 class _Instances:
-    """Parts that are DICOM files, each to its file and then stored or refused."""
+    """Parts that are DICOM files, each to its file and then stored or refused.
+
+    Their media type may name the Specific Character Set of a data set that names none, as its source knows it: an extension of ours,
+    by which a gateway tells of its modalities. (``application/dicom; charset="ISO_IR 144"``)
+    """
 
     def __init__(self, receiving: _Receiving) -> None:
         self._receiving = receiving
@@ -202,11 +206,15 @@ class _Instances:
         self._count += 1
         if self._count > MAX_PARTS:
             raise Problem(413, f"A request may have {MAX_PARTS} parts.")
-        media, _ = multipart.parameters(part.headers.get("content-type", _DICOM))
+        media, given = multipart.parameters(part.headers.get("content-type", _DICOM))
         self._problem = None if media == _DICOM else Refused(CANNOT_UNDERSTAND, f"A part is not {_DICOM}.")
+        charset = given.get("charset")
+        if charset is not None and not is_charset(charset):
+            self._problem = Refused(CANNOT_UNDERSTAND, "The charset is not a Specific Character Set of DICOM.")
         if not self._receiving.archive.room():
             self._problem = Refused(OUT_OF_RESOURCES, NO_ROOM[1])
         self._file = self._receiving.archive.blobs.receive()
+        self._file.charset = charset
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None

@@ -63,9 +63,9 @@ class _FromSource:
 
     def store(self, incoming: Incoming, named: Named) -> Status:
         archive, source = self._archive, self._source
-        stored = stow.store(
-            incoming, source.organization, archive.blobs, archive.index, None, (named.sop_class, named.uid), source.charset
-        )
+        incoming.charset = source.charset
+        name = named.sop_class, named.uid
+        stored = stow.store(incoming, source.organization, archive.blobs, archive.index, None, name)
         if isinstance(stored, Refused):
             return Status(stored.reason, stored.text)
         owner = source.organization

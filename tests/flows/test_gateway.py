@@ -164,6 +164,28 @@ def arrived(reader, server, uids) -> dict[str, bytes]:
 
 
 @dcmtk
+def test_data_sets_that_tell_no_character_set_are_read_in_that_of_their_facility(tmp_path, server, key, reader):
+    gate = Gateway(tmp_path, server.url, "--key", str(key), "--charset", "ISO_IR 144")
+    try:
+        gate.start()
+        [uid] = slices(tmp_path / "study", 1)
+        [file] = (tmp_path / "study").iterdir()
+        dataset = pydicom.dcmread(file)
+        del dataset.SpecificCharacterSet
+        dataset.PatientName = "A^Name^Here1"
+        dataset.save_as(file)
+        file.write_bytes(file.read_bytes().replace(b"A^Name^Here1", "Люксембург".encode("iso8859_5").ljust(12)))
+        assert storescu(gate.port, tmp_path / "study") == 0
+        wait_until(lambda: not gate.waiting(), 60)
+        [row] = reader.get(f"{server.url}/dicomweb/instances?SOPInstanceUID={uid}&includefield=PatientName").json()
+        assert row["00100010"]["Value"] == [{"Alphabetic": "Люксембург"}]
+        gate.stop()
+    finally:
+        if gate.process is not None and gate.process.poll() is None:
+            gate.kill()
+
+
+@dcmtk
 def test_what_a_modality_sends_arrives_as_it_was_and_leaves_the_spool(gate, server, reader, tmp_path):
     sent = slices(tmp_path / "study", 40)
     assert storescu(gate.port, tmp_path / "study") == 0

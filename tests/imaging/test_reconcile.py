@@ -217,7 +217,8 @@ def test_what_was_set_aside_is_read_as_it_was_sent(stow, web, study_of, tasks, s
     images = server.installation.images
     incoming = images.blobs.receive()
     incoming.write(saved(first).replace(b"A^Name^Here", "Люксембург".encode("iso8859_5").ljust(11)))
-    store(incoming, "hospital", images.blobs, images.index, None, charset="ISO_IR 144")
+    incoming.charset = "ISO_IR 144"
+    store(incoming, "hospital", images.blobs, images.index, None)
     images.index.mark("hospital", str(first.StudyInstanceUID), 0)
     [task] = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
     assert settle(task, decision="replace").status_code == 200

@@ -255,3 +255,41 @@ def test_too_much_metadata_is_refused(stow, samples):
         pydicom.dcmwrite(out, dataset)
     reply = stow(out.getvalue())
     assert (reply.status_code, failures(reply)) == (409, [0xA700])
+
+
+def in_cyrillic(samples) -> bytes:
+    """A data set in ISO 8859-5 that does not say so."""
+    data = changed(samples("CT_small.dcm"), StudyInstanceUID=uid(), SOPInstanceUID=uid(), PatientName="A^Name^Here1")
+    del (dataset := pydicom.dcmread(io.BytesIO(data))).SpecificCharacterSet
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset, enforce_file_format=False)
+    return out.getvalue().replace(b"A^Name^Here1", "Люксембург".encode("iso8859_5").ljust(12))
+
+
+@pytest.mark.parametrize(("said", "found"), [('; charset="ISO_IR 144"', True), ("", False)])
+def test_a_source_may_tell_the_character_set_of_data_sets_that_tell_none(stow, samples, web, said, found):
+    data = in_cyrillic(samples)
+    assert stow(data, types=[f"application/dicom{said}"]).status_code == 200
+    study = pydicom.dcmread(io.BytesIO(data)).StudyInstanceUID
+    [row] = web().get(f"studies?StudyInstanceUID={study}").json()
+    assert (row["00100010"]["Value"] == [{"Alphabetic": "Люксембург"}]) == found
+    assert (web().get(f"studies?StudyInstanceUID={study}&PatientName=люкс*").status_code == 200) == found
+    back = web().get(f"studies/{study}", headers={"Accept": "application/dicom; transfer-syntax=*"})
+    assert back.content[128:] == data[128:]
+
+
+def test_a_character_set_that_is_none_is_refused_and_one_that_is_told_goes_first(stow, samples, web):
+    data = in_cyrillic(samples)
+    reply = stow(data, types=['application/dicom; charset="utf-8"'])
+    assert (reply.status_code, failures(reply)) == (409, [0xC000])
+    assert "Character Set" in reply.headers["warning"]
+    told = changed(
+        samples("CT_small.dcm"),
+        StudyInstanceUID=uid(),
+        SOPInstanceUID=uid(),
+        SpecificCharacterSet="ISO_IR 192",
+        PatientName="Żółć",
+    )
+    assert stow(told, types=['application/dicom; charset="ISO_IR 144"']).status_code == 200
+    [row] = web().get(f"studies?StudyInstanceUID={pydicom.dcmread(io.BytesIO(told)).StudyInstanceUID}").json()
+    assert row["00100010"]["Value"] == [{"Alphabetic": "Żółć"}]
