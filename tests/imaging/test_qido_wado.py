@@ -226,7 +226,7 @@ def test_wildcards_take_time_by_length_alone(web, stow, samples):
     ],
 )
 def test_the_matching_of_wildcards(pattern, value, matches):
-    from imaging.matching import like as _like
+    from imaging.qido.matching import like as _like
 
     assert _like(pattern, value) is matches
 

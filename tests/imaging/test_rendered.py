@@ -246,7 +246,7 @@ def test_a_stream_that_is_no_image_is_406(web, stow):
 def test_a_decoder_that_dies_or_hangs_costs_one_request(server, web, stored):
     ct = path(stored["CT_small.dcm"])
     assert web().get(f"{ct}/rendered?quality=41").status_code == 200
-    ours = [p for p in psutil.Process().children(recursive=True) if "imaging.decoder" in " ".join(p.cmdline())]
+    ours = [p for p in psutil.Process().children(recursive=True) if "imaging.decoding.process" in " ".join(p.cmdline())]
     assert ours
     for process in ours:
         process.send_signal(signal.SIGSTOP)

@@ -41,7 +41,7 @@ class Decoders:
         self._lock = threading.Lock()
 
     def call(self, function: str, *arguments: Any, name: str = "") -> bytes:
-        """A function of ``imaging.rendering`` on these arguments; ``name`` stands for the first, a path, where answers are kept.
+        """One of the functions of ``process`` on these arguments; ``name`` stands for the first, a path, where answers are kept.
 
         Errors: DecodingFailed."""
         key = (function, name, *arguments[1:]) if name else None
@@ -95,11 +95,11 @@ class _Lost(Exception):
 
 
 class _Process:
-    """``python -m imaging.decoder``, which sees a socket and the files that it is told to read."""
+    """``python -m imaging.decoding.process``, which sees a socket and the files that it is told to read."""
 
     def __init__(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "imaging.decoder", str(theirs.fileno()), str(memory)]
+        command = [sys.executable, "-m", "imaging.decoding.process", str(theirs.fileno()), str(memory)]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - our own
         theirs.close()
         self._ours = Connection(ours.detach())

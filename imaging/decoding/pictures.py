@@ -1,6 +1,6 @@
-"""Pixels -> pictures, and from one transfer syntax to another. Runs in a process of its own (``decoding``), never in the server's.
+"""Pictures of frames: how an image is to look, on a screen.
 
-PS3.18 section 8.3.5 and 10.4: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/sect_8.3.5.html
+PS3.18 section 8.3.5: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/sect_8.3.5.html
 """
 
 from __future__ import annotations
@@ -12,48 +12,20 @@ from typing import Any
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import get_frame
-from pydicom.pixels import apply_color_lut, apply_rescale, get_decoder, pixel_array
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    RLELossless,
-)
+from pydicom.pixels import apply_color_lut, apply_rescale
+from pydicom.uid import ExplicitVRBigEndian
 
-from imaging.view import FORMATS, TRANSCODED, View, Window
+from imaging.decoding.reading import Undecodable, pixels, read
+from imaging.view import FORMATS, View, Window
 
-# Of what a frame holds when it is decoded: more is refused before anything is decoded
-MAX_FRAME = 512 * 1024 * 1024
-# By name: GDCM's for RLE ends the process where samples are not a multiple of three
-_ENCODERS = {JPEGLSLossless: "pyjpegls", JPEG2000Lossless: "pylibjpeg", RLELossless: "pylibjpeg"}
-_SUBSAMPLED = "YBR_FULL_422"
 _UNSIGNED = {1: np.uint8, 2: np.uint16}  # by bytes of a sample
-_PIXEL_MODULE = (
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-)
-
-
-class Undecodable(Exception):
-    """The pixels cannot be decoded, in words that tell nothing of the patient."""
 
 
 def picture(path: str, frame: int, view: View) -> bytes:
     """One frame, from 0, as JPEG or PNG. Errors: Undecodable."""
-    dataset = _read(path)
+    dataset = read(path)
     _of_frame(dataset, frame)
-    image = Image.fromarray(_shown(dataset, _pixels(dataset, frame), view.window))
+    image = Image.fromarray(_shown(dataset, pixels(dataset, frame), view.window))
     if view.part:
         x, y, width, height = view.part
         image = image.crop((x, y, min(x + width, image.width), min(y + height, image.height)))
@@ -67,133 +39,6 @@ def picture(path: str, frame: int, view: View) -> bytes:
     options: dict[str, Any] = {"quality": view.quality} if view.media == "image/jpeg" else {"compress_level": 3}
     image.save(out, FORMATS[view.media], **options)
     return out.getvalue()
-
-
-def decoded(path: str, frame: int) -> bytes:
-    """One frame, from 0, as it is in Explicit VR Little Endian: colours as stored. Errors: Undecodable."""
-    dataset = _read(path)
-    array = _pixels(dataset, frame, raw=True)
-    if (
-        array.ndim == 3
-        and int(dataset.get("PlanarConfiguration", 0) or 0) == 1
-        and not dataset.file_meta.TransferSyntaxUID.is_compressed
-    ):
-        array = array.transpose(2, 0, 1)
-    return _little(array)
-
-
-def _little(array: Any) -> bytes:
-    return bytes(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-
-
-def encoded(path: str, frame: int, syntax: str) -> bytes:
-    """One frame, from 0, in a lossless compressed transfer syntax. Errors: Undecodable."""
-    dataset = _read(path)
-    one = Dataset()
-    for keyword in _PIXEL_MODULE:
-        if keyword in dataset:
-            setattr(one, keyword, dataset.get(keyword))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-            array, told = decoder.as_array(dataset, index=frame, raw=True)
-    except Exception as error:
-        raise Undecodable(f"The pixels cannot be decoded ({type(error).__name__}).") from None
-    made = told["photometric_interpretation"]  # of what was decoded, which the file's may not be
-    one.PhotometricInterpretation = "YBR_FULL" if made == _SUBSAMPLED else made
-    one.NumberOfFrames, one.PlanarConfiguration = 1, 0
-    one.PixelData = _little(array)
-    one["PixelData"].VR = "OW" if int(one.BitsAllocated) > 8 else "OB"
-    one.file_meta = FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    _compress(one, syntax)
-    return bytes(get_frame(one.PixelData, 0, number_of_frames=1))
-
-
-def transcoded(path: str, syntax: str) -> bytes:
-    """The whole file in another transfer syntax, losslessly, under the same UIDs. Errors: Undecodable."""
-    dataset = _read(path, pixels=True, needed=False)
-    if "PixelData" in dataset and _frame_bytes(dataset) * int(dataset.get("NumberOfFrames") or 1) > MAX_FRAME:
-        raise Undecodable("The instance is too large to be transcoded.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID.is_compressed and not _is_deflated(dataset):
-                dataset.decompress(as_rgb=False, generate_instance_uid=False)
-                if dataset.PhotometricInterpretation == _SUBSAMPLED:  # the codec made all samples of it
-                    dataset.PhotometricInterpretation = "YBR_FULL"
-            if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-                _swap(dataset)
-            if syntax != ExplicitVRLittleEndian and "PixelData" in dataset:
-                dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-                if dataset.PhotometricInterpretation == _SUBSAMPLED:
-                    dataset.PixelData = _little(pixel_array(dataset, raw=True))
-                    dataset.PhotometricInterpretation = "YBR_FULL"
-                _compress(dataset, syntax)
-            dataset.file_meta.TransferSyntaxUID = UID(syntax)
-            out = BytesIO()
-            pydicom.dcmwrite(out, dataset, implicit_vr=False, little_endian=True)
-    except Undecodable:
-        raise
-    except Exception as error:
-        raise Undecodable(f"This image cannot be given in {TRANSCODED[syntax]} ({type(error).__name__}).") from None
-    return out.getvalue()
-
-
-def _compress(dataset: Any, syntax: str) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset.compress(UID(syntax), encoding_plugin=_ENCODERS[syntax], generate_instance_uid=False)
-    except Exception as error:
-        raise Undecodable(f"This image cannot be given in {TRANSCODED[syntax]} ({type(error).__name__}).") from None
-
-
-def _is_deflated(dataset: Any) -> bool:
-    return bool(dataset.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian)
-
-
-def _swap(dataset: Any) -> None:
-    """Words of 16 bits and more turn; pydicom turns the other elements when it writes them."""
-    size = int(dataset.BitsAllocated) // 8
-    if size > 1:
-        dataset.PixelData = np.frombuffer(dataset.PixelData, f">u{size}").astype(f"<u{size}").tobytes()
-
-
-# ---------------------------------------------------------------- reading
-
-
-def _read(path: str, *, pixels: bool = False, needed: bool = True) -> Any:
-    """The data set; the pixels themselves are read where they are needed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(path, defer_size=None if pixels else 64 * 1024)
-    if "PixelData" not in dataset and needed:
-        raise Undecodable("This instance has no pixels.")
-    if "PixelData" in dataset and _frame_bytes(dataset) > MAX_FRAME:
-        raise Undecodable("A frame of this image is too large to be decoded.")
-    return dataset
-
-
-def _frame_bytes(dataset: Any) -> int:
-    try:
-        samples = int(dataset.get("SamplesPerPixel", 1) or 1)
-        return int(dataset.Rows) * int(dataset.Columns) * samples * max(1, int(dataset.get("BitsAllocated", 8)) // 8)
-    except (AttributeError, TypeError, ValueError):
-        raise Undecodable("The size of the image is not told.") from None
-
-
-def _pixels(dataset: Any, frame: int, *, raw: bool = False) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pixel_array(dataset, index=frame, raw=raw)
-    except Exception as error:
-        raise Undecodable(f"The pixels cannot be decoded ({type(error).__name__}).") from None
-
-
-# ---------------------------------------------------------------- how it looks
 
 
 # PS3.3 C.7.6.16.2: what an enhanced image says of all its frames, or of each

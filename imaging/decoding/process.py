@@ -1,4 +1,4 @@
-"""What a decoder's process does: a question, and bytes for an answer, or text for what is wrong. ``decoding`` starts it."""
+"""What a decoder's process does: a question, and bytes for an answer, or text for what is wrong. ``Decoders`` starts it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from imaging import rendering
+from imaging.decoding import pictures, transcoding
+from imaging.decoding.reading import Undecodable
 from imaging.view import FAILED, MADE
 
 _FUNCTIONS: dict[str, Callable[..., bytes]] = {
-    "picture": rendering.picture,
-    "decoded": rendering.decoded,
-    "encoded": rendering.encoded,
-    "transcoded": rendering.transcoded,
+    "picture": pictures.picture,
+    "decoded": transcoding.decoded,
+    "encoded": transcoding.encoded,
+    "transcoded": transcoding.transcoded,
 }
 
 
@@ -26,7 +27,7 @@ def serve(connection: Connection) -> None:
             return
         try:
             connection.send_bytes(MADE + _FUNCTIONS[function](*arguments))
-        except rendering.Undecodable as error:
+        except Undecodable as error:
             connection.send_bytes(FAILED + str(error).encode())
         except MemoryError:
             connection.send_bytes(FAILED + b"The image takes too much memory to be decoded.")
