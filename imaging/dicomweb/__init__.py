@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE, SERIES, STUDY
 from imaging.dicomweb.capabilities import capabilities
-from imaging.dicomweb.edge import Endpoint, Handler, Problem, answering, failed, receiving
+from imaging.dicomweb.edge import Endpoint, Handler, Problem, answering, failed, streamed
 from imaging.dicomweb.rendered import rendered, thumbnail
 from imaging.dicomweb.retrieve import bulkdata, frames, instances, metadata
 from imaging.dicomweb.search import search
@@ -32,7 +32,7 @@ class Edge:
         for path, kind, handler in ROUTES:
             endpoints.setdefault(path, {})["OPTIONS" if kind == "options" else "GET"] = answering(archive, kind, handler)
         for path in STORES:
-            endpoints.setdefault(path, {})["POST"] = receiving(archive, "stow", store)
+            endpoints.setdefault(path, {})["POST"] = streamed(archive, "stow", store)
         self._endpoints = [(compile_path(path), by_method) for path, by_method in endpoints.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

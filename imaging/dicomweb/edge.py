@@ -63,7 +63,7 @@ def answering(archive: Archive, kind: str, handler: Handler) -> Endpoint:
     return _guarded(archive, lambda request: in_thread(answer, request))
 
 
-def receiving(archive: Archive, kind: str, handler: Streaming) -> Endpoint:
+def streamed(archive: Archive, kind: str, handler: Streaming) -> Endpoint:
     async def receive(request: Request) -> Response:
         return await handler(archive, await in_thread(_principal, archive, request, kind), request)
 

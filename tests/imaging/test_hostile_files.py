@@ -25,7 +25,8 @@ from starlette.responses import StreamingResponse
 from imaging import decoding
 from imaging.dataset.frames import MAX_FRAMES
 from imaging.dicomweb.edge import multipart_response
-from imaging.dicomweb.store import MAX_NESTED, _Receiving
+from imaging.dicomweb.parts import MAX_NESTED
+from imaging.dicomweb.receiving import Receiving
 
 
 def failures(reply: Any) -> list[int]:
@@ -228,11 +229,11 @@ def bounded(monkeypatch):
     """The server with other bounds."""
 
     def to(**bounds: int) -> None:
-        class Small(_Receiving):
+        class Small(Receiving):
             def __init__(self, archive: Any, *rest: Any) -> None:
                 super().__init__(replace(archive, **bounds), *rest)
 
-        monkeypatch.setattr(sys.modules[_Receiving.__module__], "_Receiving", Small)
+        monkeypatch.setattr(sys.modules["imaging.dicomweb.store"], "Receiving", Small)
 
     return to
 
@@ -245,7 +246,7 @@ def test_a_part_that_is_too_large_is_refused_and_the_others_are_stored(stow, bou
 
 
 def test_a_request_that_is_too_large_or_of_too_many_parts_is_413_and_what_came_before_stays(stow, web, bounded, monkeypatch):
-    monkeypatch.setattr(sys.modules[_Receiving.__module__], "MAX_PARTS", 2)
+    monkeypatch.setattr("imaging.dicomweb.parts.MAX_PARTS", 2)
     first = fresh("MR_small.dcm")
     assert stow(first, b"x", b"y").status_code == 413
     assert len(web().get(f"instances?SOPInstanceUID={opened(first).SOPInstanceUID}").json()) == 1
