@@ -12,6 +12,7 @@ from imaging.attributes import EXPLICIT_LE, FRAME_MEDIA, IMPLICIT_LE
 from imaging.blobs import Blobs
 from imaging.dataset import Refused
 from imaging.dataset.files import explicit
+from imaging.dataset.metadata import turned
 from imaging.decoding import Decoders, DecodingFailed
 from imaging.index import Stored
 from imaging.multipart import parameters, unquoted_split
@@ -177,6 +178,19 @@ def frame(blobs: Blobs, decoders: Decoders, stored: Stored, number: int, form: F
 def frames(blobs: Blobs, decoders: Decoders, stored: Stored, numbers: list[int], form: Form) -> Parts:
     for number in numbers:
         yield f"{form.media}; transfer-syntax={form.syntax}", (frame(blobs, decoders, stored, number, form),)
+
+
+# ---------------------------------------------------------------- bulk data
+
+
+def value(blobs: Blobs, stored: Stored, there: tuple[int, int], word: int, start: int, end: int) -> Iterator[bytes]:
+    """The bytes from ``start`` to before ``end`` of a value, in little endian. ``word``: its bytes, where they have to be turned."""
+    offset, length = there
+    if word == 1:
+        return blobs.chunks(stored.digest, offset + start, offset + end)
+    low, high = start - start % word, min(length, end + -end % word)
+    data = turned(b"".join(blobs.chunks(stored.digest, offset + low, offset + high)), word)
+    return iter((data[start - low : end - low],))
 
 
 # ---------------------------------------------------------------- pictures

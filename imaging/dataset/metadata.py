@@ -44,22 +44,23 @@ class Told:
         self._at, self._in_file, self._size = at, in_file, 0
         self._nested = self._items = 0  # bytes and items of sequences
         self.bulk: list[Bulk] = []
-        self.json = self._elements(dataset, "")
+        self.json = self._elements(dataset, "", 0)
         if "00080005" in self.json:
             self.json["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}
 
-    def _elements(self, dataset: Any, path: str) -> Json:
+    def _elements(self, dataset: Any, path: str, base: int) -> Json:
+        """``base``: where in the file that begins in which pydicom tells where values are."""
         found: Json = {}
         for tag, raw in sorted(dataset.items()):
             if tag.element == _GROUP_LENGTH or tag.group == 0x0002:
                 continue
             name = f"{tag:08X}"
-            told = self._element(dataset, tag, raw, path + name)
+            told = self._element(dataset, tag, raw, path + name, base)
             if told is not None:
                 found[name] = told
         return found
 
-    def _element(self, dataset: Any, tag: Any, raw: Any, path: str) -> Json | None:
+    def _element(self, dataset: Any, tag: Any, raw: Any, path: str, base: int) -> Json | None:
         vr = _vr(raw, tag)
         if isinstance(raw, RawDataElement):
             length = raw.length if raw.value is None else len(raw.value)
@@ -67,7 +68,7 @@ class Told:
             if vr == "SQ" and length:
                 self._sequences(dataset, raw, length)
             if vr != "SQ" and length > (INLINE if vr in _BINARY or " or " in vr else DEFER):
-                return self._bulk(vr.rpartition(" or ")[2], path, raw.value_tell, length)
+                return self._bulk(vr.rpartition(" or ")[2], path, base + raw.value_tell, length)
             told = _told(vr, raw.value or b"", raw.is_little_endian)
             if told is not None:
                 return told
@@ -76,11 +77,13 @@ class Told:
         except Exception:  # one element that cannot be told does not hide the others
             return None
         if element.VR == "SQ":
-            return self._sequence(element, path)
+            # One that tells its length was read by itself, from where its value begins.
+            within = base + raw.value_tell if isinstance(raw, RawDataElement) else base
+            return self._sequence(element, path, within)
         return _slow(element)
 
-    def _sequence(self, element: DataElement, path: str) -> Json:
-        items = [self._elements(item, f"{path}.{n}.") for n, item in enumerate(element.value or ())]
+    def _sequence(self, element: DataElement, path: str, base: int) -> Json:
+        items = [self._elements(item, f"{path}.{n}.", base) for n, item in enumerate(element.value or ())]
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
 
     def _bulk(self, vr: str, path: str, offset: int, length: int) -> Json:
@@ -129,8 +132,7 @@ def _told(vr: str, value: bytes, little: bool) -> Json | None:
         numbers = struct.unpack(f"{'<' if little else '>'}{len(value) // size}{_NUMBERS[vr]}", value)
         return {"vr": vr, "Value": [_finite(n) for n in numbers]}
     if vr in _BINARY:
-        turned = value if little else _turned(value, _BINARY[vr])
-        return {"vr": vr, "InlineBinary": base64.b64encode(turned).decode()}
+        return {"vr": vr, "InlineBinary": base64.b64encode(value if little else turned(value, _BINARY[vr])).decode()}
     if not value.isascii() or b"\x1b" in value:
         return None
     text = value.decode("ascii").rstrip(" \0")
@@ -142,8 +144,17 @@ def _told(vr: str, value: bytes, little: bool) -> Json | None:
     return None
 
 
-def _turned(value: bytes, size: int) -> bytes:
-    """F.2.7: little endian, however it is stored."""
+def word_of(told: Json, path: str) -> int:
+    """How many bytes a word of the value at this path has, 1 where it has no byte order. ``told``: the data set's JSON."""
+    *above, tag = path.split(".")
+    for sequence, item in zip(above[::2], above[1::2], strict=False):
+        told = told.get(sequence, {}).get("Value", [])[int(item)]
+    vr = told.get(tag, {}).get("vr", "")
+    return struct.calcsize(_NUMBERS[vr]) if vr in _NUMBERS else _BINARY.get(vr, 1)
+
+
+def turned(value: bytes, size: int) -> bytes:
+    """F.2.7: little endian, however it is stored. ``size``: bytes of a word."""
     words = array({1: "B", 2: "H", 4: "I", 8: "Q"}[size], value[: len(value) // size * size])
     words.byteswap()
     return words.tobytes()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import re
-from collections.abc import Iterator
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -16,7 +16,8 @@ from starlette.responses import Response, StreamingResponse
 from auth.principal import Principal
 from imaging import wado
 from imaging.archive import Archive
-from imaging.attributes import INSTANCE
+from imaging.attributes import BIG_ENDIAN, INSTANCE
+from imaging.dataset.metadata import word_of
 from imaging.dicomweb.edge import (
     JSON,
     SECURE,
@@ -145,7 +146,7 @@ def frame_numbers(request: Request, stored: Stored) -> list[int]:
 
 
 def bulkdata(archive: Archive, principal: Principal, request: Request) -> Response:
-    """PS3.18 section 10.4.1.1.4: one value, as it is stored; of compressed pixels the frames."""
+    """PS3.18 section 10.4.1.1.4: one value, as it is stored but for its byte order; of compressed pixels the frames."""
     owner, uids, [stored] = found(archive, principal, request)
     path = request.path_params["path"].replace("/", ".").upper()
     there = stored.bulk.get(path)
@@ -156,28 +157,19 @@ def bulkdata(archive: Archive, principal: Principal, request: Request) -> Respon
     if there is None:
         form = acceptable(lambda: wado.frame_form([*_ranges(request), wado.Range("*/*", True, "*")], stored))
         return _several(archive, stored, frame_numbers(request, stored), form)
-    for wanted in _ranges(request):
-        if wanted.media in (wado.OCTETS, "*/*", "application/*"):
-            return _value(
-                archive,
-                request,
-                stored,
-                there,
-                multipart=wanted.multipart and "multipart/" in request.headers.get("accept", ""),
-            )
-    raise Problem(406, f"Bulk data are {wado.OCTETS}.")
-
-
-def _value(archive: Archive, request: Request, stored: Stored, there: tuple[int, int], *, multipart: bool) -> Response:
-    offset, length = there
-    start, end = _asked(request, length)
-    if multipart:
-        part = wado.OCTETS, archive.blobs.chunks(stored.digest, offset + start, offset + end)
-        answer = multipart_response(iter([part]), wado.OCTETS)
-        answer.status_code = 200 if end - start == length else 206
+    wanted = next((one for one in _ranges(request) if one.media in (wado.OCTETS, "*/*", "application/*")), None)
+    if wanted is None:
+        raise Problem(406, f"Bulk data are {wado.OCTETS}.")
+    word = 1
+    if stored.transfer_syntax == BIG_ENDIAN:
+        word = word_of(json.loads(archive.index.metadata(owner, uids[0], uids[1], uids[2]) or "{}"), path)
+    start, end = _asked(request, there[1])
+    chunks = wado.value(archive.blobs, stored, there, word, start, end)
+    if wanted.multipart and "multipart/" in request.headers.get("accept", ""):
+        answer = multipart_response(iter([(wado.OCTETS, chunks)]), wado.OCTETS)
+        answer.status_code = 200 if end - start == there[1] else 206
         return answer
-    chunks: Iterator[bytes] = archive.blobs.chunks(stored.digest, offset + start, offset + end)
-    status, headers = _partial(start, end, length)
+    status, headers = _partial(start, end, there[1])
     return StreamingResponse(chunks, status, {**headers, "Content-Disposition": "attachment"}, wado.OCTETS)
 
 

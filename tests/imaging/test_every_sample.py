@@ -15,6 +15,7 @@ import pytest
 from conftest import BASE
 
 from imaging import multipart
+from imaging.dataset import parse
 
 ROOTS = (Path(pydicom.data.__file__).parent, Path(data_store.__file__).parent)
 UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
@@ -153,3 +154,29 @@ def test_url_of_the_answer_is_under_the_public_url(stored):
     for reply in stored.values():
         for row in reply.json()["00081199"]["Value"]:
             assert row["00081190"]["Value"][0].startswith(f"{BASE}/dicomweb/studies/")
+
+
+def value_at(dataset: pydicom.Dataset, path: str) -> bytes:
+    """As pydicom reads it: sequences and items by turns, then the element."""
+    *above, tag = path.split(".")
+    for sequence, item in zip(above[::2], above[1::2], strict=True):
+        dataset = dataset[int(sequence, 16)].value[int(item)]
+    value = dataset.get_item(int(tag, 16)).value
+    return value if isinstance(value, bytes) else bytes(dataset[int(tag, 16)].value)
+
+
+def test_each_large_value_is_where_the_metadata_say(samples_there):
+    looked_at, nested = 0, 0
+    for sample in samples_there:
+        if sample.refusal is not None:
+            continue
+        instance = parse(sample.path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(sample.path)
+        for path, offset, length in instance.bulk:
+            assert sample.data[offset : offset + length] == value_at(dataset, path), (sample.path.name, path)
+            looked_at += 1
+            nested += "." in path
+    assert looked_at > 100
+    assert nested > 0

@@ -151,6 +151,26 @@ def test_words_are_told_little_endian_however_they_are_stored(web, stow):
     assert found == [b"\x02\x01\x04\x03", b"\x01\x02\x03\x04", b"\x00\x00\x80\x3f"]
 
 
+def test_large_words_are_given_little_endian_too_whole_or_in_part(web, stow):
+    dataset = opened(fresh("emri_small_big_endian.dcm"))
+    item, words = pydicom.Dataset(), np.arange(2000, dtype=">u2")
+    for one, group in ((dataset, 0x0099), (item, 0x0099)):
+        block = one.private_block(group, "ACME", create=True)
+        block.add_new(0x10, "OW", words.tobytes())
+        block.add_new(0x11, "OB", words.tobytes())
+    dataset.ReferencedImageSequence = [item]
+    assert stow(saved(dataset)).status_code == 200
+    little = words.astype("<u2").tobytes()
+    for place in ("", "00081140.0."):
+        url = f"{path(dataset)}/bulkdata/{place}"
+        assert web().get(f"{url}00991010").content == little
+        assert web().get(f"{url}00991011").content == words.tobytes()
+        some = web().get(f"{url}00991010", headers={"Range": "bytes=5-10"})
+        assert (some.status_code, some.content) == (206, little[5:11])
+    pixels = web().get(f"{path(dataset)}/bulkdata/7FE00010").content
+    assert pixels == np.frombuffer(dataset.PixelData, ">u2").astype("<u2").tobytes()
+
+
 def test_the_bulk_data_of_compressed_pixels_are_the_frames(web, stored):
     emri = stored["emri_small_jpeg_2k_lossless.dcm"]
     reply = web().get(f"{path(emri)}/bulkdata/7FE00010")
