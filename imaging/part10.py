@@ -11,6 +11,7 @@ from dataclasses import dataclass
 IMPLEMENTATION_UID = "2.25.206432757908713249858984151172750898100"
 IMPLEMENTATION_NAME = "FHIRSERVER"
 
+IN_MEMORY = 128 * 1024  # bytes of a file's head that are kept while it is received, and of which most are parsed
 _PREFIX = bytes(128) + b"DICM"
 _LONGEST = 1024
 

@@ -125,7 +125,7 @@ def _result(instance: Instance, state: str, concerned: str) -> Result:
 
 def _parsed(file: Incoming, study: str | None, named: tuple[str, str] | None) -> Instance | Refused:
     try:
-        instance = dataset.parse(file.path, file.charset)
+        instance = dataset.parse(file.path, file.charset, bytes(file.head), file.size)
         if named is not None and named != (instance.sop_class, instance.uid):
             raise Refused(DATA_SET_MISMATCH, "The data set is not the instance that the request names.", *named)
         if study is not None and instance.study != study:

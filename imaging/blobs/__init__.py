@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from imaging.part10 import IN_MEMORY
+
 PREAMBLE = 128
 PIECE = 1024 * 1024  # bytes of a file that are in memory at once
 Segments = tuple[tuple[int, int], ...]  # (offset, length) each
@@ -43,11 +45,12 @@ class Kept:
 
 
 class Incoming:
-    """A file that is being received. ``charset``: the Specific Character Set of its data set, where that names none, by its source."""
+    """A file that is being received. ``head``: what it begins with. ``charset``: the Specific Character Set of its data set, where that names none, by its source."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.charset: str | None = None
+        self.head = bytearray()
         self.size = 0
         self._hash = hashlib.sha256()
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by keep or discard
@@ -57,6 +60,8 @@ class Incoming:
             zeroed = min(PREAMBLE - self.size, len(chunk))
             chunk = bytes(zeroed) + chunk[zeroed:]
         self.size += len(chunk)
+        if len(self.head) < IN_MEMORY:
+            self.head += chunk[: IN_MEMORY - len(self.head)]
         self._hash.update(chunk)
         rest = memoryview(chunk)
         while rest:  # on a disk that is filling up, a write may take a part, and the next one fails

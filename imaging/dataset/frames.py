@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pydicom.encaps import parse_basic_offsets
 
@@ -22,7 +22,7 @@ PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
 _BEGINNINGS = (b"\xff\xd8", b"\xff\x4f\xff\x51")  # of a JPEG and of a JPEG 2000 stream
 
 
-def pixel_data(file: BinaryIO, at: int, syntax: str) -> tuple[int, str, int, int] | None:
+def pixel_data(file: Any, at: int, syntax: str) -> tuple[int, str, int, int] | None:
     """(tag, VR, offset and length of the value) of the pixel data element that begins at ``at``."""
     file.seek(at)
     head = file.read(12)
@@ -44,7 +44,7 @@ def frame_count(told: dict[str, Any]) -> int:
     return count
 
 
-def located(file: BinaryIO, size: int, start: int, length: int, told: dict[str, Any], count: int) -> Frames:
+def located(file: Any, size: int, start: int, length: int, told: dict[str, Any], count: int) -> Frames:
     """For each frame the (offset, length) segments of its bytes; none where frames cannot be told apart, or do not begin at a byte.
 
     Errors: Refused where the bytes are not all there.
@@ -73,7 +73,7 @@ def _number(told: dict[str, Any], tag: str, default: int = 0) -> int:
     return values[0]
 
 
-def _encapsulated(file: BinaryIO, start: int, size: int, told: dict[str, Any], count: int) -> Frames:
+def _encapsulated(file: Any, start: int, size: int, told: dict[str, Any], count: int) -> Frames:
     file.seek(start)
     if int.from_bytes(file.read(8)[4:], "little") > 4 * MAX_FRAMES:
         raise Refused(CANNOT_UNDERSTAND, "The offset table is of more frames than there may be.")
@@ -98,7 +98,7 @@ def _encapsulated(file: BinaryIO, start: int, size: int, told: dict[str, Any], c
     return tuple(tuple(f for f in fragments if low <= f[0] - 8 < high) for low, high in zip(starts, ends, strict=True))
 
 
-def _begin(file: BinaryIO, fragments: list[tuple[int, int]], first: int) -> list[int]:
+def _begin(file: Any, fragments: list[tuple[int, int]], first: int) -> list[int]:
     """Without an offset table: where a compressed stream begins, a frame does."""
     found = []
     for offset, _ in fragments:
@@ -108,7 +108,7 @@ def _begin(file: BinaryIO, fragments: list[tuple[int, int]], first: int) -> list
     return found
 
 
-def _fragments(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+def _fragments(file: Any, size: int) -> Iterator[tuple[int, int]]:
     """(offset, length) of each item's value, up to the sequence delimiter."""
     while len(head := file.read(8)) == 8:
         if head[:4] == b"\xfe\xff\xdd\xe0":
