@@ -6,16 +6,16 @@ is kept to its facility and put in a reconcile Task. https://hl7.org/fhir/R4/ima
 
 from __future__ import annotations
 
-from fhirserver import reconciling, timing, work
+from fhirserver import reconciling, work
+from fhirserver.following import follow_order, share_with_readers
 from fhirserver.headers import accession_identifier, birth_date, imaging_study, modalities, patient_of
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Reply
-from fhirserver.moments import milliseconds
 from fhirserver.sharing import share_again
 from fhirserver.validation import Document, built, loads
-from fhirserver.versions import EVERYTHING, Grant, Stored, owned_by
+from fhirserver.versions import EVERYTHING, Stored, owned_by
 from fhirserver.work import Item
-from fhirserver.workflow import coding, states
+from fhirserver.workflow import coding
 from fhirserver.workflow.matching import Candidate, Match, match
 from imaging.stow import named
 from imaging.study import Study
@@ -116,7 +116,7 @@ def _looked_at(
     if found.conflicting and not now.get("basedOn"):
         reconciling.ask(ctx, study.owner, id_, patient, reconciling.PATIENT_MISMATCH, found.conflicting)
         for order in _stat(ctx, found):
-            _given(ctx, order, study.owner, id_)
+            share_with_readers(ctx, order, study.owner, id_)
     if study.quarantined:
         once = named(one.digest for one in study.quarantined)
         reconciling.ask(ctx, study.owner, id_, patient, reconciling.SET_ASIDE, work.based_on(now), once)
@@ -258,54 +258,3 @@ def facility_defaults(ctx: Context, facility: str) -> dict[str, str]:
     extensions = loads(stored.json).get("extension", ()) if stored and not stored.deleted else ()
     defaults: Document = next((e for e in extensions if e["url"] == coding.ORDER_DEFAULTS), {})
     return {e["url"]: e["valueCode"] for e in defaults.get("extension", ()) if "valueCode" in e}
-
-
-def follow_order(ctx: Context, facility: str, reference: str, study_id: str, study: Document) -> bool:
-    """Who reads the order reads the study; and images that are there make its coordination Task ready for assignment.
-
-    False where order and study are of two patients: nothing follows then.
-    """
-    order = work.item(ctx, reference)
-    if order is None or order.stored.type != "ServiceRequest" or order.stored.owner != facility:
-        return True
-    if order.data["subject"].get("reference") != study["subject"].get("reference"):
-        return False
-    _given(ctx, order, facility, study_id)
-    t0 = work.coordination(ctx, order)
-    if t0 is not None:
-        _worked_on(ctx, order, t0, study_id, study)
-    return True
-
-
-def _given(ctx: Context, order: Item, facility: str, study_id: str) -> None:
-    """Who sees the order sees the study."""
-    for grant in order.stored.grants:
-        if grant["order"] == order.reference and grant["until"] > milliseconds(ctx.now):
-            ctx.changes.share("ImagingStudy", study_id, Grant(grant["order"], grant["key"], grant["until"]), facility)
-    ctx.changes.guard(order.stored)  # a dispatch at this moment and this arrival do not miss each other
-
-
-def _worked_on(ctx: Context, order: Item, t0: Item, study_id: str, study: Document) -> None:
-    """The work knows of the modality; the first complete study makes it ready and starts its clock; further images are told
-    to who is reading, whose signature names what they saw."""
-    there = [one for one in work.answering(ctx, order) if one.stored.id != study_id]
-    found = work.modalities(there) | {m["code"] for m in study.get("modality", ()) if "code" in m}
-    document = t0.data | {"input": work.with_input(t0.data, "modality", *sorted(found))}
-    if study["status"] == "available":
-        document = _ready(ctx, t0, document)
-        if not work.inputs(t0.data, "clock-start"):
-            fulfiller = work.organization(t0.data["owner"]) or ""
-            document = timing.started(ctx, document, order.stored.owner, fulfiller, ctx.now, timing.end_of(t0.data))
-    if document != t0.data:
-        work.follow(ctx, t0, document)
-    for passed_on in work.chain(ctx, t0)[1:] if study["status"] == "available" else ():
-        work.save(ctx, passed_on, _ready(ctx, passed_on, passed_on.data))
-
-
-def _ready(ctx: Context, t0: Item, document: Document) -> Document:
-    """What it waited for is there."""
-    if coding.business_status(t0.data) != states.AWAITING_IMAGES:
-        return document
-    taken = any(attempt.status == "accepted" for attempt in work.open_attempts(ctx, t0))
-    business = states.ASSIGNED if taken else states.READY_FOR_ASSIGNMENT
-    return document | {"businessStatus": coding.told(t0.data.get("businessStatus"), business)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from fhirserver import alerts, attempts, interactions, revising, work
 from fhirserver.definitions import ResourceType, SearchParam
 from fhirserver.errors import BusinessRule, Conflict, Forbidden, Invalid, MethodNotAllowed
+from fhirserver.following import follow_order
 from fhirserver.interactions import create, delete, update
 from fhirserver.messages import Context, Reply, Request
 from fhirserver.operations.dispatch import task_create
@@ -19,7 +20,6 @@ from fhirserver.resources.consent import denies
 from fhirserver.resources.questionnaire_response import is_draft
 from fhirserver.search import custom
 from fhirserver.sharing import share_again
-from fhirserver.studies import follow_order
 from fhirserver.telling import tell_owner
 from fhirserver.validation import Document
 from fhirserver.validation import parse as parse_resource

@@ -8,10 +8,11 @@ from typing import Any
 from fhirserver import reconciling, revising, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BadRequest, BusinessRule, Conflict, Forbidden
+from fhirserver.following import follow_order
 from fhirserver.interactions import check_if_match
 from fhirserver.messages import Context, Request
 from fhirserver.sharing import share_again
-from fhirserver.studies import UNVERIFIED, follow_order
+from fhirserver.studies import UNVERIFIED
 from fhirserver.validation import Document
 from fhirserver.versions import Write
 from fhirserver.work import Item

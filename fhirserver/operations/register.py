@@ -9,10 +9,10 @@ from typing import Any
 from fhirserver import access, roster, work
 from fhirserver.definitions import Operation, Parameter
 from fhirserver.errors import BadRequest, BusinessRule, Conflict
+from fhirserver.following import follow_order
 from fhirserver.interactions import put, unchanged
 from fhirserver.messages import Context, Request
 from fhirserver.search.reference import relative
-from fhirserver.studies import follow_order
 from fhirserver.validation import Document, built
 from fhirserver.versions import Stored, Write
 from fhirserver.work import Item
