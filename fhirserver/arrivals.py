@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from auth.principal import Principal
-from fhirserver import access, studies
+from fhirserver import access, revising, studies
 from fhirserver.dispatch import retried
 from fhirserver.errors import FHIRError, Unavailable
-from fhirserver.messages import Context
+from fhirserver.messages import Context, Reply
 from fhirserver.moments import milliseconds
 from fhirserver.store import Store, translated
 from imaging.index import Index
@@ -25,7 +25,7 @@ from imaging.index import Index
 log = logging.getLogger("fhirserver.arrivals")
 
 _AT_MOST_EVERY = 1.0  # seconds
-_MARKED, _HELD, _AGAIN = 1_000, 5_000, 30_000  # milliseconds
+_MARKED, _HELD, _AGAIN = 1_000, 2_000, 30_000  # milliseconds
 _MOST, _FEW = 10_000, 20  # studies
 _BELIEVED = timedelta(seconds=0.9)  # "a revoked grant stops working within one second on every worker"
 _SHARE = 20  # of the time at most one part of so many is spent on a study that still arrives
@@ -49,9 +49,9 @@ class Arrivals:
 
     def __init__(
         self, store: Store, index: Index, new_context: Callable[[str], Context], clock: Callable[[], datetime], quiet: float,
-        after: Callable[[str, str], None] = lambda *_: None,
+        resume: Callable[[str, str], None], after: Callable[[str, str], None],
     ) -> None:  # fmt: skip
-        self._after = after
+        self._resume, self._after = resume, after
         self._store, self._index, self._new_context, self._clock, self._quiet = store, index, new_context, clock, quiet
         self._next: dict[tuple[str, str], float] = {}
         self._held: dict[tuple[str, str], int] = {}  # when it was marked, in milliseconds
@@ -96,8 +96,8 @@ class Arrivals:
             return
         if len(self._held) > _MOST:
             self._held.clear()
-        self._held[owner, uid] = now
         self._mark(owner, uid, quiet, now + _HELD)
+        self._held[owner, uid] = now
         if not 0 <= now - marked <= _HELD and self._due((owner, uid)):
             self._tried(owner, uid, complete=False)
 
@@ -123,14 +123,23 @@ class Arrivals:
     def update(self, owner: str, uid: str, *, complete: bool) -> None:
         begun = milliseconds(self._clock())
         with translated():
+            if self._index.cut_off(owner, uid):
+                self._resume(owner, uid)
             found = self._index.study(owner, uid)
-        if found is None:
-            return
+            if found is None:
+                self._index.defer(owner, uid, begun + _MARKED)  # it is being moved
+                return
         study, revision = found
-        retried(self._new_context(owner), "update", "arrived", lambda ctx: studies.arrived(ctx, study, complete))
+
+        def plan(ctx: Context) -> Reply:
+            if study.moved:  # people decided that its images are another patient's: no report may rest on them
+                revising.unfounded(ctx, owner, studies.id_of(ctx, study))
+            return studies.arrived(ctx, study, complete)
+
+        followed = bool(retried(self._new_context(owner), "update", "arrived", plan).touched)
         self._after(owner, uid)
         with translated():
-            self._index.settle(owner, uid, revision, begun, complete=complete)
+            self._index.settle(owner, uid, revision, begun, complete=complete, followed=followed)
 
     def settle(self) -> None:
         """Studies of new orders, what came since the last update, and studies that have been quiet long enough."""

@@ -85,7 +85,13 @@ class Images:
             given.clock,
         )
         self.arrivals = Arrivals(
-            store, self.index, self._acting("archive"), given.clock, settings.study_quiet_seconds, self.sending.consider
+            store,
+            self.index,
+            self._acting("archive"),
+            given.clock,
+            settings.study_quiet_seconds,
+            self._resume,
+            self.sending.consider,
         )
         parts = Parts(self.index, self.blobs, self._pulled, given.note, room.enough, given.clock)
         self.pulling = Pulling(store, self.destinations, self._acting("pulling"), parts, self.sending.back)
@@ -235,11 +241,20 @@ class Images:
 
     def take_from_quarantine(self, owner: str, study: str, replace: bool, task: str, is_about: Callable[[str], bool]) -> bool:
         try:
-            with translated():
+            with translated(), self._there():
                 now = milliseconds(self._given.clock())
                 moved = stow.decided(owner, study, replace, task, is_about, self.blobs, self.index, now)
         except stow.Outdated:
             raise Conflict("More of this study was sent again since: there is a newer Task about all of it.") from None
+        except stow.DecidedOtherwise:
+            raise Conflict("This was decided otherwise already, and that is being done.") from None
         except stow.PartlyResent:
-            raise Conflict("Not every image of the study was sent again for the other patient.") from None
+            raise Conflict("Not every image of the study was sent again for the other patient, and for no third one.") from None
+        except stow.Unreadable:
+            raise Conflict("A file that was set aside cannot be read; fhirserver check-images names it.") from None
         return moved
+
+    def _resume(self, owner: str, study: str) -> None:
+        """A move that a process did not end."""
+        with self._there():
+            stow.resumed(owner, study, self.blobs, self.index, milliseconds(self._given.clock()))

@@ -34,11 +34,17 @@ def task_id(ctx: Context, facility: str, study_id: str, reason: str, once: str =
     return ctx.derived_id("reconcile", facility, study_id, reason, once)
 
 
-def supersede(ctx: Context, facility: str, study_id: str, reason: str, by: str) -> None:
-    """Older Tasks about less of the same are taken back."""
-    for row in work.items(ctx, (facility,), "Task", ("focus", f"ImagingStudy/{study_id}")):
-        if row.status in states.OPEN_TASK and reason_of(row.data) == reason and row.stored.id != by:
-            work.change(ctx, row, None, status="cancelled", statusReason={"text": "There is a newer Task about all of it."})
+def older(ctx: Context, task: Item) -> list[Item]:
+    """Open Tasks about less of the same: who settles the newer one settles them."""
+    rows = work.items(ctx, (task.stored.owner,), "Task", ("focus", task.data["focus"]["reference"]))
+    return [
+        row
+        for row in rows
+        if row.status in states.OPEN_TASK
+        and reason_of(row.data) == reason_of(task.data)
+        and row.stored.id != task.stored.id
+        and row.data["authoredOn"] <= task.data["authoredOn"]
+    ]
 
 
 def ask(
@@ -58,7 +64,7 @@ def ask(
         "description": _TOLD[reason],
         "focus": {"reference": focus or f"ImagingStudy/{study_id}"},
         "for": {"reference": patient},
-        "authoredOn": work.timestamp(ctx.now),
+        "authoredOn": ctx.now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),  # one may follow another at once
         "requester": {"reference": f"Organization/{facility}"},
         "owner": {"reference": f"Organization/{owner or facility}"},
         "input": [{"type": {"text": "order"}, "valueReference": {"reference": order}} for order in orders],

@@ -155,7 +155,10 @@ class Sending:
                 self._deliveries.withdraw(delivery)
                 return False
             found = self._index.study(delivery.owner, delivery.study)
-            if found is not None and misnamed(ctx, study, found[0]):
+            if found is None or found[0].moved:
+                self._deliveries.hold(delivery, "it is being moved to another patient", self._in(_HOLD))
+                return False
+            if misnamed(ctx, study, found[0]):
                 self._given_up(ctx, destination, delivery, study, "its files name another patient than its record")
                 return False
             if disputed(ctx, study):

@@ -33,7 +33,7 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
     id_ = current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
     before = known.get("subject", {}).get("reference")
     patient = found.patient or (None if study.moved else before) or _patient(ctx, study)
-    if before not in (None, patient) and reconciling.reports(ctx, study.owner, id_):
+    if before not in (None, patient) and not study.moved and reconciling.reports(ctx, study.owner, id_):
         reconciling.ask(ctx, study.owner, id_, before, reconciling.PATIENT_CHANGED, found.orders, patient)
         patient, found = before, Match()  # a study with a report is moved by people alone
     others = _of_others(ctx, known, patient) if before not in (None, patient) else []
@@ -56,11 +56,12 @@ def arrived(ctx: Context, study: Study, complete: bool) -> Reply:
 def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document, complete: bool) -> Reply:
     """A study that was fetched to compare with: its patient is known. Its accession number is another archive's, unless the
     archive is the facility's own."""
-    patient = _patient(ctx, study) if study.moved else known["subject"]["reference"]
+    own = f"Organization/{study.owner}" in coding.sources(known)
+    patient = _patient(ctx, study) if own and study.moved else known["subject"]["reference"]
     others = _of_others(ctx, known, patient)
     known = _without_orders(known, others)
     status = "available" if complete else known["status"]
-    if f"Organization/{study.owner}" in coding.sources(known):
+    if own:
         found = _matched(ctx, study)
         orders = list(dict.fromkeys([*work.based_on(known), *(found.orders if found.patient == patient else ())]))
         told = imaging_study(ctx, study, patient, orders, status, _endpoint(ctx, study.owner))
@@ -76,6 +77,8 @@ def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document
     for left in others:
         if left.stored.owner == study.owner:
             share_again(ctx, left)
+    if own:
+        _set_aside(ctx, study, known["id"], patient, orders)
     return Reply(200, touched=((f"ImagingStudy/{known['id']}", study.owner, (patient,), ()),))
 
 
@@ -109,6 +112,12 @@ def _stat(ctx: Context, found: Match) -> list[Item]:
     return [row for row in rows if row is not None and row.data.get("priority") == "stat"]
 
 
+def _set_aside(ctx: Context, study: Study, id_: str, patient: str, orders: list[str]) -> None:
+    if study.quarantined:
+        once = named(one.digest for one in study.quarantined)
+        reconciling.ask(ctx, study.owner, id_, patient, reconciling.SET_ASIDE, orders, once)
+
+
 def _looked_at(
     ctx: Context, study: Study, id_: str, patient: str, found: Match, now: Document, before: Document
 ) -> None:  # fmt: skip
@@ -117,11 +126,7 @@ def _looked_at(
         reconciling.ask(ctx, study.owner, id_, patient, reconciling.PATIENT_MISMATCH, found.conflicting)
         for order in _stat(ctx, found):
             share_with_readers(ctx, order, study.owner, id_)
-    if study.quarantined:
-        once = named(one.digest for one in study.quarantined)
-        reconciling.ask(ctx, study.owner, id_, patient, reconciling.SET_ASIDE, work.based_on(now), once)
-        newest = reconciling.task_id(ctx, study.owner, id_, reconciling.SET_ASIDE, once)
-        reconciling.supersede(ctx, study.owner, id_, reconciling.SET_ASIDE, newest)
+    _set_aside(ctx, study, id_, patient, work.based_on(now))
     if now["status"] != "available":
         return
     if before.get("numberOfInstances", 0) < now.get("numberOfInstances", 0) and before.get("status") == "available":
@@ -175,6 +180,12 @@ def _current(ctx: Context, study: Study) -> Stored | None:
     """The study's resource, a deleted one too."""
     rows = work.items(ctx, (study.owner,), "ImagingStudy", ("identifier", f"urn:dicom:uid|urn:oid:{study.uid}"))
     return rows[0].stored if rows else _own(ctx, study, "ImagingStudy", ctx.derived_id("ImagingStudy", study.owner, study.uid))
+
+
+def id_of(ctx: Context, study: Study) -> str:
+    """Of the study's resource."""
+    current = _current(ctx, study)
+    return current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
 
 
 def _own(ctx: Context, study: Study, type_: str, id_: str) -> Stored | None:

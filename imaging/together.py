@@ -24,15 +24,15 @@ class _Piece(Generic[T, R]):
 
 class Together(Generic[T, R]):
     """``work`` makes a result of each thing; it is given those of up to so many ``pieces`` at once. Nobody is waited for: measured,
-    that costs more than it spares. Thread-safe."""
+    that costs more than it spares. After one of the errors ``alone``, which may be one piece's, each is tried by itself. Thread-safe."""
 
-    def __init__(self, work: Callable[[list[T]], list[R]], pieces: int = 32) -> None:
-        self._work, self._pieces = work, pieces
+    def __init__(self, work: Callable[[list[T]], list[R]], alone: tuple[type[Exception], ...], pieces: int = 32) -> None:
+        self._work, self._alone, self._pieces = work, alone, pieces
         self._gathered: list[_Piece[T, R]] = []
         self._gathering, self._working = threading.Lock(), threading.Lock()
 
     def __call__(self, things: list[T]) -> list[R]:
-        """The results of these. What ``work`` raises is raised where it was alone with them."""
+        """The results of these, or what ``work`` raised."""
         mine: _Piece[T, R] = _Piece(things)
         with self._gathering:
             self._gathered.append(mine)
@@ -53,7 +53,7 @@ class Together(Generic[T, R]):
             for piece in pieces:
                 piece.results = [next(results) for _ in piece.things]
         except BaseException as error:
-            if len(pieces) > 1 and isinstance(error, Exception):
+            if len(pieces) > 1 and isinstance(error, self._alone):
                 for piece in pieces:  # one that cannot be done does not cost the others theirs
                     self._do([piece])
                 return

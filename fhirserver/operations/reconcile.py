@@ -53,6 +53,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
 
         if ctx.take_from_quarantine(facility, _uid(study.data), decision == "replace", id_, is_about):
             revising.unfounded(ctx, facility, study.stored.id)
+        for less in reconciling.older(ctx, task):
+            work.change(ctx, less, None, status="cancelled", statusReason={"text": "A newer Task about all of it was settled."})
     said = {"type": {"text": "decision"}, "valueCode": decision}
     note = [{"text": inputs["note"], "time": work.timestamp(ctx.now)}] if "note" in inputs else []
     notes = [*task.data.get("note", ()), *note]

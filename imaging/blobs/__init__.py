@@ -71,7 +71,13 @@ class Incoming:
     def digest(self) -> str:
         return self._hash.hexdigest()
 
+    def rest(self) -> None:
+        """It is all there and waits to be kept: meanwhile it holds no descriptor."""
+        self._file.close()
+
     def sync(self) -> None:
+        if self._file.closed:
+            self._file = open(self.path, "r+b", buffering=0)  # noqa: SIM115 - closed below
         os.fsync(self._file.fileno())
         self._file.close()
 

@@ -58,13 +58,11 @@ class Instances:
             raise Problem(413, f"A request may have {MAX_PARTS} parts.")
         media, given = multipart.parameters(part.headers.get("content-type", DICOM))
         self._problem = None if media == DICOM else Refused(CANNOT_UNDERSTAND, f"A part is not {DICOM}.")
-        charset = given.get("charset")
-        if charset is not None and not is_charset(charset):
-            self._problem = Refused(CANNOT_UNDERSTAND, "The charset is not a Specific Character Set of DICOM.")
         if not self._receiving.archive.room():
             self._problem = Refused(OUT_OF_RESOURCES, NO_ROOM[1])
         self._file = self._receiving.archive.blobs.receive()
-        self._file.charset = charset
+        charset = given.get("charset", "")  # utf-8, as some clients say of everything, is no term of DICOM's
+        self._file.charset = charset if is_charset(charset) else None
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None

@@ -32,10 +32,14 @@ class Receiving:
 
     async def take(self, part: Incoming | Refused) -> None:
         """Those before it are stored, unless some are; the last one waits for the answer, which the same thread gives."""
-        if self._ended and (self._storing is None or self._storing.done() or len(self._ended) >= _BEHIND):
-            await self._stored()
-            self._storing = asyncio.ensure_future(in_thread(self._store, self._taken()))
+        before = bool(self._ended)
         self._ended.append(part)
+        if isinstance(part, Incoming) and (before or self._storing is not None):
+            part.rest()
+        if before and (self._storing is None or self._storing.done() or len(self._ended) > _BEHIND):
+            await self._stored()
+            last = self._ended.pop()
+            self._storing, self._ended = asyncio.ensure_future(in_thread(self._store, self._ended)), [last]
 
     async def finish(self) -> Response:
         await self._stored()

@@ -4,7 +4,8 @@ A row's identity begins with its owner, the organisation whose credential stored
 two rows. The file is kept first, the row second.
 """
 
+from imaging.index.reading import HEARD
 from imaging.index.rows import Row, Stored, linked, told
 from imaging.index.writing import NEW, OTHER, PATIENT, REPLACED, SAME, Index, Received
 
-__all__ = ["NEW", "OTHER", "PATIENT", "REPLACED", "SAME", "Index", "Received", "Row", "Stored", "linked", "told"]
+__all__ = ["HEARD", "NEW", "OTHER", "PATIENT", "REPLACED", "SAME", "Index", "Received", "Row", "Stored", "linked", "told"]

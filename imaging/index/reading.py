@@ -20,6 +20,7 @@ V = TypeVar("V")
 
 KNOWN = 10_000
 BELIEVED = 1.0  # seconds: another process may have moved the study to another patient
+HEARD = BELIEVED + 0.2  # seconds after which every process has heard of it
 _MAX_KEPT = 12 * 1024 * 1024  # of a document, of MongoDB's 16 MB
 
 
@@ -93,8 +94,9 @@ class Reader:
         return tuple(row["owner"] for row in rows)
 
     def row(self, owner: str, uid: str) -> Row | None:
-        """A study's."""
-        return self.studies.find_one({"_id": f"{owner}|{uid}"})
+        """A study's, if it may be shown."""
+        row = self.studies.find_one({"_id": f"{owner}|{uid}"})
+        return None if row is None or _hidden(row) else row
 
     def stored(self, owner: str, study: str, series: str | None = None, instance: str | None = None) -> list[Stored]:
         """Where the bytes are of a study, series or instance, in order."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bson.errors import InvalidDocument
 from pymongo import IndexModel
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from imaging.attributes import SERIES, STUDY
 from imaging.dataset import Instance
@@ -18,6 +19,7 @@ from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 from imaging.together import Together
 
 _AT_ONCE = 100  # studies that are brought up to date before others are looked for
+CUT_OFF = 30.0  # seconds in which a move that is done has gone on
 _DUPLICATE = 11000  # MongoDB's code: the key is there
 NEW, SAME, OTHER, PATIENT, REPLACED = "new", "same", "other", "patient", "replaced"
 
@@ -36,7 +38,10 @@ class Index(Reader):
     def __init__(self, database: Database[Row]) -> None:
         super().__init__(database)
         self._known: dict[str, tuple[str, float]] = {}  # series -> PatientID of its study, until when that is believed
-        self._insert = Together(self._inserted)
+        self._moves: dict[tuple[str, str], tuple[Any, float]] = {}  # what was known of a move, and since when
+        self._insert = Together(
+            self._inserted, alone=(BulkWriteError, DocumentTooLarge, InvalidDocument, ValueError, OverflowError)
+        )
 
     def prepare(self) -> None:
         fields = ("uid", "q.PatientID", "q.AccessionNumber", "numbers", "q.StudyDate", "dirty", "waiting")
@@ -108,15 +113,27 @@ class Index(Reader):
         self.quarantine.update_one({"_id": f"{row['owner']}|{row['uid']}|{row['digest']}"}, {"$setOnInsert": row}, upsert=True)
 
     def _add_parents(self, owner: str, instance: Instance) -> bool:
-        """The rows of study and series are there, and know of the orders. False where the study is another patient's."""
+        """The rows of study and series are there, and know of the orders. False where the study is another patient's, or is becoming it."""
         study = f"{owner}|{instance.study}"
+        self._add_study(owner, instance)
+        there = self.studies.find_one({"_id": study}, {"q.PatientID": 1, "moving": 1})
+        if (
+            there is None
+            or there.get("moving")
+            or there["q"].get("PatientID", "") != instance.attributes[STUDY].get("PatientID", "")
+        ):
+            return False
+        self._add_series(owner, instance)
+        return True
+
+    def _add_study(self, owner: str, instance: Instance) -> None:
         top: Row = {"owner": owner, "uid": instance.study, "q": instance.attributes[STUDY], "modalities": [], "classes": []}
         top |= {"seriesCount": 0, "instances": 0}
-        self.studies.update_one({"_id": study}, {"$setOnInsert": top}, upsert=True)
+        self.studies.update_one({"_id": f"{owner}|{instance.study}"}, {"$setOnInsert": top}, upsert=True)
         self._copies.pop(instance.study, None)
-        there = self.studies.find_one({"_id": study}, {"q.PatientID": 1})
-        if there is None or there["q"].get("PatientID", "") != instance.attributes[STUDY].get("PatientID", ""):
-            return False
+
+    def _add_series(self, owner: str, instance: Instance) -> None:
+        study = f"{owner}|{instance.study}"
         accessions = {"$each": [[a.number, a.issuer] for a in instance.accessions]}
         numbers = {"$each": [a.number for a in instance.accessions]}
         self.studies.update_one({"_id": study}, {"$addToSet": {"accessions": accessions, "numbers": numbers}})
@@ -124,7 +141,6 @@ class Index(Reader):
         requests = {"requests": {"$each": [one for one in instance.requests if one]}}
         there_again: Row = {"$setOnInsert": first, "$addToSet": requests, "$unset": {"emptied": ""}}
         self.series.update_one({"_id": f"{study}|{instance.series}"}, there_again, upsert=True)
-        return True
 
     def mark(self, owner: str, uid: str, now: int, quiet: int | None = None, held: int | None = None) -> None:
         """Something arrived: the study is to be brought up to date, and has not been quiet. ``quiet``: milliseconds until it is
@@ -173,12 +189,16 @@ class Index(Reader):
         """It could not be brought up to date: it does not take the others' place before then, or before something comes of it."""
         self.studies.update_one({"_id": f"{owner}|{uid}"}, {"$set": {"later": until}})
 
-    def settle(self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool) -> None:
-        """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty."""
+    def settle(
+        self, owner: str, uid: str, revision: int | None, begun: int, *, complete: bool, followed: bool = True
+    ) -> None:  # fmt: skip
+        """It was brought up to date as it was in this revision, read after ``begun``; what came later keeps it dirty. ``followed``:
+        whether the record is of the images' patient now."""
         done: Row = {"dirty": False, "held": 0} | ({"waiting": False} if complete else {})
         free = {"held": {"$not": {"$gte": begun}}}
         as_it_was = {"_id": f"{owner}|{uid}", "revision": revision}
-        self.studies.update_one(as_it_was | {"moved": True}, {"$set": {"moved": False}})  # the record has followed
+        if followed:
+            self.studies.update_one(as_it_was | {"moved": True}, {"$set": {"moved": False}})
         self.studies.update_one(as_it_was | free, {"$set": done})
 
     def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
@@ -210,32 +230,62 @@ class Index(Reader):
     # ------------------------------------------------------------ what people decided
 
     def aside(self, owner: str, study: str) -> list[Row]:
-        """What is in quarantine for a study, but for what people already decided about."""
-        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None}))
+        """What is in quarantine for a study, but for what people already decided about, or are deciding."""
+        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None, "task": None}))
 
-    def patient(self, owner: str, study: str) -> str:
-        """The PatientID of a study's images."""
+    def patient(self, owner: str, study: str) -> str | None:
+        """The PatientID of a study's images; None for a study that is not there."""
         row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"q.PatientID": 1})
-        return str(row["q"].get("PatientID", "")) if row else ""
+        return str(row["q"].get("PatientID", "")) if row else None
 
     def moved(self, owner: str, study: str) -> bool:
         """Whether its images were replaced by those of another patient, and the record has not followed yet."""
         return self.studies.find_one({"_id": f"{owner}|{study}", "moved": True}, {"_id": 1}) is not None
 
-    def moving(self, owner: str, study: str, now: bool) -> None:
-        """Its images are being replaced by those of another patient: until all are, and the record has followed, it is not shown."""
-        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": {"moving": now}})
+    def moving(self, owner: str, study: str, since: int) -> None:
+        """Its images are being replaced by those of another patient since then (0: not any more). Until all are, and the record has
+        followed, it is not shown, and takes no others."""
+        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": {"moving": since, "later": 0}})
         self._copies.pop(study, None)
+        self._known.clear()
 
-    def taken_up(self, owner: str, study: str, task: str) -> list[Row]:
-        """What of a study is being decided about by this Task."""
-        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None, "task": task}))
+    def still_moving(self, owner: str, study: str) -> None:
+        self.studies.update_one({"_id": f"{owner}|{study}", "moving": {"$gt": 0}}, {"$inc": {"moves": 1}})
 
-    def take_up(self, rows: list[Row], task: str) -> None:
+    def cut_off(self, owner: str, study: str) -> bool:
+        """Whether it is being moved and nobody went on with it since this was asked last, of this process, some time ago."""
+        row = self.studies.find_one({"_id": f"{owner}|{study}", "moving": {"$gt": 0}}, {"moving": 1, "moves": 1})
+        if row is None:
+            self._moves.pop((owner, study), None)
+            return False
+        now, seen = time.monotonic(), (row["moving"], row.get("moves"))
+        before = self._moves.setdefault((owner, study), (seen, now))
+        if before[0] != seen:
+            self._moves[owner, study] = seen, now
+        return before[0] == seen and now - before[1] > CUT_OFF
+
+    def taken_up(self, owner: str, study: str, task: str | None = None) -> list[Row]:
+        """What of a study is being decided about, by this Task or by any."""
+        which = {"task": task} if task else {"task": {"$gt": ""}}
+        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None, **which}))
+
+    def take_up(self, rows: list[Row], task: str | None) -> None:
         """These are decided about by this Task: what comes later is not."""
         self.quarantine.update_many({"_id": {"$in": [row["_id"] for row in rows]}}, {"$set": {"task": task}})
 
-    def decide(self, rows: list[Row]) -> None:
+    def decide(self, owner: str, study: str, task: str, replace: bool) -> bool:
+        """Whether this is what the Task decided: the first one counts."""
+        mine: Row = {"task": task, "replace": replace}
+        id_ = {"_id": f"{owner}|{study}"}
+        self.studies.update_one(id_ | {"deciding.task": {"$ne": task}}, {"$set": {"deciding": mine}})
+        row = self.studies.find_one(id_, {"deciding": 1})
+        return row is not None and row["deciding"] == mine
+
+    def undecide(self, owner: str, study: str, task: str) -> None:
+        """It cannot be done."""
+        self.studies.update_one({"_id": f"{owner}|{study}", "deciding.task": task}, {"$unset": {"deciding": ""}})
+
+    def leave_aside(self, rows: list[Row]) -> None:
         """They stay in quarantine, and nobody is asked about them again."""
         self.quarantine.update_many({"_id": {"$in": [row["_id"] for row in rows]}}, {"$set": {"decided": True}})
 
@@ -247,12 +297,13 @@ class Index(Reader):
         if known is not None and known["digest"] != digest:
             old = {key: known[key] for key in ("owner", "uid", "digest", "size")}
             self._aside(old | {"study": study, "why": REPLACED, "decided": True})
+        self._add_study(owner, instance)
         patient = instance.attributes[STUDY].get("PatientID", "")
         other: Row = {"_id": study, "q.PatientID": {"$ne": patient} if patient else {"$exists": True}}
         moved: Row = {"$set": {"moved": True, "q": instance.attributes[STUDY]}, "$inc": {"revision": 1}}
         self.studies.update_one(other, moved)  # in one with its revision: an update that began before does not settle it
         self.studies.update_one({"_id": study}, {"$set": {"q": instance.attributes[STUDY]}})
-        self._add_parents(owner, instance)
+        self._add_series(owner, instance)
         self.series.update_one({"_id": row["series"]}, {"$set": {"q": instance.attributes[SERIES]}})
         self.instances.replace_one({"_id": row["_id"]}, row, upsert=True)
         if known is not None and known["series"] != row["series"] and not self.instances.find_one({"series": known["series"]}):

@@ -126,10 +126,9 @@ def test_a_study_that_was_sent_again_for_another_patient_moves_as_a_whole(
     assert_outcome(settle(task, decision="replace"), 409, "conflict")
     assert stow(saved(second)).status_code == 202
     assert_outcome(settle(task, decision="replace"), 409, "conflict")  # it is about the first alone
-    [newer] = tasks(f"ImagingStudy/{study['id']}", "set-aside")
-    assert newer["id"] != task["id"]
-    assert hospital.get(f"Task/{task['id']}").json()["status"] == "cancelled"
+    [newer] = [t for t in tasks(f"ImagingStudy/{study['id']}", "set-aside") if t["id"] != task["id"]]
     assert settle(newer, decision="replace").status_code == 200
+    assert hospital.get(f"Task/{task['id']}").json()["status"] == "cancelled"
     server.installation.images.arrivals.settle()
     rows = web().get(f"studies/{first.StudyInstanceUID}/instances?includefield=PatientID").json()
     assert [row["00100020"]["Value"] for row in rows] == [["MV-RIGHT"]] * 2
@@ -171,7 +170,7 @@ def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(
     assert stow(saved(first), saved(second)).status_code == 200
     first.PatientID = second.PatientID = "HALF-RIGHT"
     assert stow(saved(first), saved(second)).status_code == 202
-    [task] = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    task = max(tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside"), key=lambda task: task["authoredOn"])
     images, uid = server.installation.images, str(first.StudyInstanceUID)
     replace, replaced = images.index.replace, []
 
@@ -191,6 +190,7 @@ def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(
     # Half of the images are one patient's and half another's: nobody is shown any.
     assert web().get(path(first)).status_code == web().get(path(second)).status_code == 404
     assert web().get(f"studies?StudyInstanceUID={uid}").status_code == 204
+    assert_outcome(settle(task, decision="keep"), 409, "conflict")  # it was decided, and half of it is done
     late = opened(saved(first))
     late.StationName = "LATER"
     assert stow(saved(late)).status_code == 202  # it came after the decision, which is not about it
@@ -301,3 +301,135 @@ def test_each_facility_has_an_endpoint_of_its_own(stow, study_of, hospital):
     assert endpoint["managingOrganization"] == {"reference": "Organization/hospital"}
     assert endpoint["address"].endswith("/dicomweb")
     assert endpoint["connectionType"]["code"] == "dicom-wado-rs"
+
+
+# ---------------------------------------------------------------- what goes wrong on the way
+
+
+@pytest.fixture
+def resent(stow, study_of, tasks):
+    """Two images of a study that were sent again for another patient, and the Task about them."""
+
+    def make(before: str, after: str) -> tuple[list, dict]:
+        first = opened(fresh("CT_small.dcm", PatientID=before, PatientBirthDate="19700502", AccessionNumber=""))
+        second = opened(saved(first))
+        second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        assert stow(saved(first), saved(second)).status_code == 200
+        first.PatientID = second.PatientID = after
+        assert stow(saved(first), saved(second)).status_code == 202
+        about = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")  # one about the first alone may be there, too
+        return [first, second], max(about, key=lambda task: task["authoredOn"])
+
+    return make
+
+
+@pytest.fixture
+def cut_short(server, monkeypatch):
+    """The process ends after the first image was replaced."""
+
+    def cut(task: dict, uid: str) -> None:
+        images, replaced = server.installation.images, []
+        replace = images.index.replace
+
+        def stops(*one) -> None:
+            if replaced:
+                raise SystemExit
+            replaced.append(one)
+            replace(*one)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(images.index, "replace", stops)
+            with pytest.raises(SystemExit):
+                images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
+
+    return cut
+
+
+def test_a_move_that_nobody_ends_goes_on_by_itself(resent, cut_short, study_of, web, server, ordered, hospital, monkeypatch):
+    """Even where its Task was closed by hand meanwhile."""
+    person, _ = ordered("ALONE-1", "ALONE-RIGHT")
+    pair, task = resent("ALONE-WRONG", "ALONE-RIGHT")
+    cut_short(task, str(pair[0].StudyInstanceUID))
+    assert hospital.put(f"Task/{task['id']}", json=task | {"status": "cancelled"}).status_code == 200
+    arrivals = server.installation.images.arrivals
+    arrivals.settle()
+    assert web().get(path(pair[0])).status_code == 404
+    monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+    for _ in range(3):
+        server.wait(seconds=5)
+        arrivals.settle()
+    assert study_of(pair[0])["subject"]["reference"] == f"Patient/{person['id']}"
+    shown = {"Accept": "application/dicom; transfer-syntax=*"}
+    assert [web().get(path(one), headers=shown).content[128:] for one in pair] == [saved(one)[128:] for one in pair]
+
+
+def test_a_report_goes_with_the_move_whoever_is_first(resent, study_of, web, server, ordered, hospital, settle):
+    """The job that follows the images comes before the decision is committed."""
+    person, _ = ordered("FIRST-1", "FIRST-RIGHT")
+    pair, task = resent("FIRST-WRONG", "FIRST-RIGHT")
+    study = study_of(pair[0])
+    report = {
+        "resourceType": "DiagnosticReport", "status": "final", "code": {"text": "CT"}, "subject": study["subject"],
+        "imagingStudy": [{"reference": f"ImagingStudy/{study['id']}"}], "conclusion": "of the wrong one",
+    }  # fmt: skip
+    made = hospital.post("DiagnosticReport", json=report)
+    assert made.status_code == 201, made.text
+    images = server.installation.images
+    assert images.take_from_quarantine("hospital", str(pair[0].StudyInstanceUID), True, task["id"], lambda _: True) is True
+    images.arrivals.settle()
+    assert study_of(pair[0])["subject"]["reference"] == f"Patient/{person['id']}"
+    assert hospital.get(f"DiagnosticReport/{made.json()['id']}").json()["status"] == "entered-in-error"
+    assert web().get(path(pair[0])).status_code == 200
+    assert settle(task, decision="replace").status_code == 200
+
+
+def test_what_cannot_be_read_moves_nothing(resent, settle, server, web):
+    pair, task = resent("GONE-WRONG", "GONE-RIGHT")
+    images = server.installation.images
+    row, _ = images.index.aside("hospital", str(pair[0].StudyInstanceUID))
+    file = images.blobs._path(row["digest"])
+    file.rename(file.with_suffix(".away"))
+    reply = settle(task, decision="replace")
+    assert_outcome(reply, 409, "conflict")
+    assert "check-images" in reply.text
+    assert [web().get(path(one)).status_code for one in pair] == [200, 200]
+    file.with_suffix(".away").rename(file)
+    assert settle(task, decision="replace").status_code == 200
+
+
+def test_an_image_that_belongs_to_a_study_of_a_third_patient_is_not_put_there(stow, study_of, tasks, settle, web):
+    one = opened(fresh("CT_small.dcm", PatientID="THIRD-1"))
+    other = opened(fresh("CT_small.dcm", PatientID="THIRD-2"))
+    assert stow(saved(one)).status_code == 200
+    again = opened(saved(one))
+    again.StudyInstanceUID, again.SeriesInstanceUID, again.PatientID = (
+        other.StudyInstanceUID,
+        other.SeriesInstanceUID,
+        "THIRD-3",
+    )
+    assert stow(saved(other)).status_code == 200
+    moved = opened(saved(again))
+    moved.PatientID = "THIRD-2"
+    assert stow(saved(moved)).status_code == 202
+    [task] = tasks(f"ImagingStudy/{study_of(one)['id']}", "set-aside")
+    other.PatientID = "THIRD-4"
+    assert stow(saved(other)).status_code == 202
+    [of_other] = tasks(f"ImagingStudy/{study_of(other)['id']}", "set-aside")
+    assert settle(of_other, decision="replace").status_code == 200
+    tasks(f"ImagingStudy/{study_of(other)['id']}", "set-aside")
+    assert_outcome(settle(task, decision="replace"), 409, "conflict")
+    rows = web().get(f"studies/{other.StudyInstanceUID}/instances?includefield=PatientID").json()
+    assert [row["00100020"]["Value"] for row in rows] == [["THIRD-4"]]
+
+
+def test_nothing_for_the_former_patient_is_taken_while_a_study_moves(resent, cut_short, stow, web, settle, server):
+    pair, task = resent("WHILE-WRONG", "WHILE-RIGHT")
+    cut_short(task, str(pair[0].StudyInstanceUID))
+    late = opened(saved(pair[0]))
+    late.PatientID = "WHILE-WRONG"
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    assert stow(saved(late)).status_code == 202
+    assert settle(task, decision="replace").status_code == 200
+    server.installation.images.arrivals.settle()
+    rows = web().get(f"studies/{late.StudyInstanceUID}/instances?includefield=PatientID").json()
+    assert [row["00100020"]["Value"] for row in rows] == [["WHILE-RIGHT"]] * 2

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
+import psutil
 import pydicom
 import pytest
 from conftest import BASE
 from files import fresh, opened, path, saved
+from pymongo.errors import AutoReconnect
 from starlette.testclient import TestClient
 
 from fhirserver.moments import milliseconds
@@ -182,3 +186,32 @@ def test_many_parts_are_answered_each_in_order(stow, web):
     assert len(reply.json()["0008119A"]["Value"]) == 8
     assert web().get(f"studies/{many[0].StudyInstanceUID}/instances/count").status_code in (200, 404)
     assert len(web().get(f"studies/{many[0].StudyInstanceUID}/instances").json()) == 32
+
+
+def test_a_study_whose_first_mark_failed_is_marked_when_it_is_sent_again(stow, web, server, monkeypatch):
+    [one] = series(1)
+    index = server.installation.images.index
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "mark", lambda *_: (_ for _ in ()).throw(AutoReconnect("away")))
+        assert stow(saved(one)).status_code == 503
+    assert stow(saved(one)).status_code == 200
+    assert web().get(path(one)).status_code == 200
+
+
+def test_parts_that_wait_hold_no_descriptor_and_leave_no_file(stow, server, monkeypatch):
+    many = series(30)
+    images, most, kept = server.installation.images, [0], []
+    keep, spool = images.blobs.keep, images.blobs.spool
+
+    def full(incoming) -> str:
+        open_files = [f.path for f in psutil.Process().open_files() if f.path.startswith(str(spool))]
+        most[0] = max(most[0], len(open_files))
+        kept.append(incoming)
+        if len(kept) == 20:
+            raise OSError(errno.ENOSPC, "full")
+        return keep(incoming)
+
+    monkeypatch.setattr(images.blobs, "keep", full)
+    assert stow(*(saved(one) for one in many)).status_code == 507
+    assert most[0] <= 3
+    assert list(spool.iterdir()) == []

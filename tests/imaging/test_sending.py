@@ -940,3 +940,18 @@ def test_time_between_tries_grows_to_an_hour():
     assert 2.5 <= sending.backoff(1) <= 5
     assert 1800 <= sending.backoff(50) <= 3600
     assert len({sending.backoff(5) for _ in range(5)}) > 1
+
+
+def test_a_study_that_is_being_moved_to_another_patient_is_not_sent(parts, dimse, complete, ct, server, monkeypatch):
+    files = ct(2, PatientID="MOVES")
+    dimse(free_port())
+    complete(*files)
+    index, uid_ = server.installation.images.index, str(pydicom.dcmread(io.BytesIO(files[0])).StudyInstanceUID)
+    sent = []
+    monkeypatch.setattr(sending.Dimse, "store", lambda self, rows, local: sent.extend(rows) or iter(()))
+    for state in ({"moving": 1}, {"moving": 0, "moved": True}):
+        index.studies.update_one({"uid": uid_}, {"$set": state})
+        parts.sending.send("pacs")
+        assert sent == []
+        assert queued(parts) == [("pacs", "waiting")]
+        server.wait(seconds=100)

@@ -14,7 +14,7 @@ def test_each_gets_the_results_of_its_own_things_in_order():
     def work(things: list[int]) -> list[int]:
         return [thing * 10 for thing in things]
 
-    together = Together(work)
+    together = Together(work, (ValueError,))
     with ThreadPoolExecutor(16) as pool:
         asked = [[n, n + 1, n + 2][: n % 4] for n in range(400)]
         found = list(pool.map(together, asked))
@@ -30,7 +30,7 @@ def test_what_gathers_while_one_works_is_done_at_once():
         assert go.wait(10)
         return things
 
-    together = Together(work)
+    together = Together(work, (ValueError,))
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, [0])
         assert entered.wait(10)
@@ -52,7 +52,7 @@ def test_what_cannot_be_done_does_not_cost_the_others_theirs():
             raise ValueError("13")
         return things
 
-    together = Together(work)
+    together = Together(work, (ValueError,))
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(together, [0])
         assert entered.wait(10)
@@ -63,3 +63,26 @@ def test_what_cannot_be_done_does_not_cost_the_others_theirs():
         assert (first.result(10), good.result(10)) == ([0], [14])
         with pytest.raises(ValueError, match="13"):
             bad.result(10)
+
+
+def test_what_is_wrong_with_all_is_told_to_all_at_once():
+    entered, go, asked = threading.Event(), threading.Event(), []
+
+    def work(things: list[int]) -> list[int]:
+        asked.append(things)
+        entered.set()
+        assert go.wait(10)
+        raise ConnectionError
+
+    together = Together(work, (ValueError,))
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together, [0])
+        assert entered.wait(10)
+        others = [pool.submit(together, [n]) for n in range(1, 6)]
+        while len(together._gathered) < 5:
+            pass
+        go.set()
+        for future in (first, *others):
+            with pytest.raises(ConnectionError):
+                future.result(10)
+    assert len(asked) == 2
