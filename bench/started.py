@@ -88,9 +88,11 @@ class Running:
     ) -> httpx.Client:
         """An HTTP client with a token from the command line; the OAuth client is registered on the way."""
         place = ["--organization", organization] if organization else []
-        self.command("client", "add", id_, "--secret", f"secret of {id_}", "--scope", "system/*.cruds user/*.cruds", *place)
         who = ["--user", user] if user else []
-        token = self.command("token", "--client", id_, "--scope", scope, *who)
+        *_, token = self.commands(
+            ("client", "add", id_, "--secret", f"secret of {id_}", "--scope", "system/*.cruds user/*.cruds", *place),
+            ("token", "--client", id_, "--scope", scope, *who),
+        )
         headers = {"Authorization": f"Bearer {token}"}
         self.clients.append(httpx.Client(base_url=f"{self.url}/fhir", headers=headers, timeout=30, verify=self.verify))
         return self.clients[-1]
