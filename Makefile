@@ -27,8 +27,9 @@ viewer: $(STAMP) ## fetch the image viewer, OHIF, by npm; without it images open
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest
 
-soak: $(STAMP) ## the reading network driven at random for 50,000 steps; SOAK_STEPS=n for others
-	FHIRSERVER_SOAK_STEPS=$(or $(SOAK_STEPS),50000) $(BIN)/python -m pytest -n 0 -s tests/workflow/test_state_machine.py
+soak: $(STAMP) ## 10,000 malformed requests; the reading network at random for 50,000 steps; SOAK_STEPS=n for others
+	FHIRSERVER_SOAK_STEPS=$(or $(SOAK_STEPS),50000) $(BIN)/python -m pytest -n 0 -s \
+	  tests/fhir/test_malformed.py tests/workflow/test_state_machine.py
 
 check: $(STAMP) ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 START_SECONDS = 60
+Asked = tuple[str, str | None, str | None, str]  # an OAuth client, its organisation, who signs in, scopes
 
 
 class Running:
@@ -87,13 +88,26 @@ class Running:
         self, id_: str, organization: str | None = None, *, user: str | None = None, scope: str = "system/*.cruds"
     ) -> httpx.Client:
         """An HTTP client with a token from the command line; the OAuth client is registered on the way."""
-        place = ["--organization", organization] if organization else []
-        self.command("client", "add", id_, "--secret", f"secret of {id_}", "--scope", "system/*.cruds user/*.cruds", *place)
-        who = ["--user", user] if user else []
-        token = self.command("token", "--client", id_, "--scope", scope, *who)
-        headers = {"Authorization": f"Bearer {token}"}
-        self.clients.append(httpx.Client(base_url=f"{self.url}/fhir", headers=headers, timeout=30, verify=self.verify))
-        return self.clients[-1]
+        return self.several((id_, organization, user, scope))[0]
+
+    def several(self, *asked: Asked, before: tuple[tuple[str, ...], ...] = ()) -> list[httpx.Client]:
+        """As ``client``, of one process; ``before``: commands that come first."""
+        commands = list(before)
+        for id_, organization, *_ in asked:
+            place = ["--organization", organization] if organization else []
+            known = ["--secret", f"secret of {id_}", "--scope", "system/*.cruds user/*.cruds", *place]
+            commands.append(("client", "add", id_, *known))
+        commands += [
+            ("token", "--client", id_, "--scope", scope, *(["--user", user] if user else [])) for id_, _, user, scope in asked
+        ]
+        made = [
+            httpx.Client(
+                base_url=f"{self.url}/fhir", headers={"Authorization": f"Bearer {token}"}, timeout=30, verify=self.verify
+            )
+            for token in self.commands(*commands)[-len(asked) :]
+        ]
+        self.clients += made
+        return made
 
     @property
     def uri(self) -> str:

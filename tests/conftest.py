@@ -14,26 +14,34 @@ from typing import Any
 
 import pydicom  # noqa: F401 - before the application, which hides the codecs from its process: tests decode by them
 import pytest
+from anyio.from_thread import start_blocking_portal
+from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
-from auth.store import AuthStore
+from auth.store import AuthStore, documents
 from fhirserver.app import connect, create_app
 from fhirserver.embedded import EmbeddedDatabase
 from fhirserver.settings import Settings
 
 BASE = "http://127.0.0.1:8000"
+_MEMORY, _MEMORY_NEEDED = Path("/dev/shm"), 4 << 30
 
 
 # The files that take longest, begun first: the short ones fill what is left of the two workers' time.
 _LONGEST = (
-    "test_state_machine",
-    "test_smart_clients",
-    "test_leak_matrix",
     "flows/",
     "test_backup",
-    "test_attacks",
-    "test_malformed",
+    "test_leak_matrix",
     "test_search_oracle",
+    "test_review_leaks",
+    "test_state_machine",
+    "test_malformed",
+    "test_bad_input",
+    "test_critical_results",
+    "test_dimse",
+    "test_sending",
+    "test_pulling",
+    "test_attacks",
 )
 
 
@@ -51,14 +59,35 @@ def _logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def the_servers_hasher() -> Iterator[PasswordHasher]:
+    """What hashes secrets outside of tests, and is slow as it should be; here they are hashed at the least cost."""
+    slow, dummy = documents._HASHER, documents._DUMMY
+    documents._HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    documents._DUMMY = documents._HASHER.hash("nobody's")
+    yield slow
+    documents._HASHER, documents._DUMMY = slow, dummy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_loop() -> Iterator[None]:
+    """Clients that are not entered share an event loop; each made one, with its threads, a request."""
+    with start_blocking_portal() as portal:
+        TestClient.portal = portal
+        yield
+        TestClient.portal = None
+
+
 @pytest.fixture(scope="session")
 def mongodb_uri() -> Iterator[str]:
-    """FHIRSERVER_MONGODB_URI where it is set: the same tests run against any MongoDB."""
+    """FHIRSERVER_MONGODB_URI where it is set: the same tests run against any MongoDB. The embedded one in memory where there is
+    enough: it syncs each commit as always, which costs nothing there (what a disk keeps is shown in flows/test_durability)."""
     given = os.environ.get("FHIRSERVER_MONGODB_URI")
     if given:
         yield given
         return
-    folder = Path(tempfile.mkdtemp(prefix="fhirserver-test-"))
+    memory = _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_NEEDED else None
+    folder = Path(tempfile.mkdtemp(prefix="fhirserver-test-", dir=memory))
     embedded = EmbeddedDatabase(folder)
     yield embedded.start()
     embedded.stop()

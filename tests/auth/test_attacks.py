@@ -14,6 +14,7 @@ from threading import Thread
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from argon2 import Type, extract_parameters
 from auth_conftest import CALLBACK
 from conftest import BASE
 from joserfc import jwt
@@ -209,6 +210,12 @@ def test_a_redirect_or_a_large_answer_is_no_key_set(server, http, published, pat
 
 
 # ---------------------------------------------------------------- people
+
+
+def test_what_people_choose_is_hashed_slowly(the_servers_hasher):
+    """Tests hash at the least cost; the server at least as OWASP asks: argon2id, 19 MiB, two passes."""
+    cost = extract_parameters(the_servers_hasher.hash("secret"))
+    assert (cost.type, cost.memory_cost >= 19 * 1024, cost.time_cost >= 2) == (Type.ID, True, True)
 
 
 def test_a_thousand_bad_logins_are_slowed_and_open_nothing(server, people, person):

@@ -25,10 +25,9 @@ PERSON, ORDER = f"urn:uuid:{uuid.uuid4()}", f"urn:uuid:{uuid.uuid4()}"
 @pytest.fixture(scope="module")
 def people(running):
     """The centre's own client sets up the directory; each of the others has a token of its own."""
-    hospital, office, centre = (
-        running.client("hospital-ehr", "hospital"),
-        running.client("office-ehr", "office"),
-        running.client("centre-ris"),
+    system, person = "system/*.cruds", "user/*.cruds"
+    hospital, office, centre = running.several(
+        ("hospital-ehr", "hospital", None, system), ("office-ehr", "office", None, system), ("centre-ris", None, None, system)
     )
     for client, name in ((hospital, "hospital"), (office, "office")):
         assert (
@@ -39,10 +38,12 @@ def people(running):
         )
     for row in reader_rows("anna"):
         assert centre.put(f"/{row['resourceType']}/{row['id']}", json=row).status_code == 201
-    running.command("user", "add", "anna", "--role", "reader", "--practitioner", "centre-anna", "--organization", "centre")
-    running.command("user", "add", "dan", "--role", "dispatcher", "--organization", "centre")
-    anna = running.client("reading-app", user="anna", scope="user/*.cruds")
-    dispatcher = running.client("dispatch-app", user="dan", scope="user/*.cruds")
+    users = (
+        ("user", "add", "anna", "--role", "reader", "--practitioner", "centre-anna", "--organization", "centre"),
+        ("user", "add", "dan", "--role", "dispatcher", "--organization", "centre"),
+    )
+    asked = ("reading-app", None, "anna", person), ("dispatch-app", None, "dan", person)
+    anna, dispatcher = running.several(*asked, before=users)
     clients = {"hospital": hospital, "office": office, "centre": dispatcher, "anna": anna}
     yield clients
     for client in (centre, *clients.values()):

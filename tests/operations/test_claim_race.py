@@ -35,7 +35,10 @@ def readers(network) -> list:
         }
         rows += [("", one, "PUT", f"{one['resourceType']}/{one['id']}") for one in (person, role)]
     transaction(network.centre, rows)
-    return [network.reader(f"r{number}") for number in range(READERS)]
+    clients = [network.reader(f"r{number}") for number in range(READERS)]
+    for client in clients:
+        client.portal = None  # each has a loop of its own, else the threads of one are fewer than these
+    return clients
 
 
 def pool(network) -> list[str]:

@@ -15,7 +15,8 @@ _Documents = dict[str, dict[str, Any]]
 @contextmanager
 def unchanged(server: Any) -> Iterator[None]:
     """What happens in here changes no resource of anybody's."""
-    while server.installation.timers.ring():  # what is due is done before, not meanwhile
+    server.installation.images.arrivals.settle()  # what is due is done before, not meanwhile
+    while server.installation.timers.ring():
         pass
     before = _documents(server)
     yield

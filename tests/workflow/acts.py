@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from operations_conftest import REASON, parameters
@@ -457,6 +457,84 @@ def proceed(w: World, a: int, b: int) -> Answer | None:
         path = "respond" if b % 2 and t0.status == "requested" else "assign"
         return w.ask(right(w, t0), "POST", f"{t0.reference}/${path}", inputs)
     return _proceed(w, attempts[b % len(attempts)], b)
+
+
+Steps = Iterator[Callable[[], "Answer | None"]]
+
+
+def _asked(w: World, who: str, on: str, operation: str, **inputs: Any) -> Callable[[], Answer]:
+    return lambda: w.ask(who, "POST", f"{on}/${operation}", parameters(**inputs))
+
+
+def _dispatched(w: World) -> Steps:
+    """The one order that there is, with its images."""
+    ordered = w.orders[-1]
+    yield lambda: w.send(ordered)
+    yield lambda: w.passes(15)
+    yield _asked(w, ordered.facility, ordered.reference, "dispatch", destination="central")
+
+
+def _being_read(w: World) -> Steps:
+    """Until Anna reads it."""
+    yield from _dispatched(w)
+    [t0] = w.tasks("coordinate", opened=True)
+    yield _asked(w, "centre", t0.reference, "assign", mode="manual", owner={"reference": ROLES[0]})
+    yield _asked(w, "anna", w.tasks(states.READ, opened=True)[0].reference, "claim", start=True)
+
+
+def passed_on(w: World, b: int) -> Steps:
+    yield from _dispatched(w)
+    [t0] = w.tasks("coordinate", opened=True)
+    branch = {"reference": "Organization/branch"}
+    yield _asked(w, "centre", t0.reference, "forward", organization=branch, reason=REASON)
+
+
+def read_twice(w: World, b: int) -> Steps:
+    """Somebody is asked for advice; then until the second reader has submitted: too long a way for chance alone."""
+    yield from _being_read(w)
+    kind, bela = ("independent", "over-read")[b % 2], {"reference": ROLES[1]}
+    [first] = w.tasks(states.READ)
+    yield _asked(w, "anna", first.reference, "consult", question="what is it?", recipient=bela)
+    yield _asked(w, "bela", w.tasks("consult")[0].reference, "answer-consult", opinion="nothing")
+    yield _asked(w, "anna", first.reference, "request-second-read", kind=kind, recipient=bela)
+    [second] = w.tasks(states.SECOND_READ, opened=True)
+    yield _asked(w, "bela", second.reference, "claim", start=True)
+    yield _asked(w, "bela", second.reference, "start-report")
+    yield _asked(w, "bela", second.reference, "submit-second-read", response=answers(b), agreement=b % 3 > 0)
+
+
+def signed(w: World, b: int) -> Steps:
+    """Until it is signed, and somebody is told of a finding, who does not answer yet."""
+    yield from _being_read(w)
+    yield _asked(w, "anna", w.tasks(states.READ)[0].reference, "start-report")
+    [report] = w.of("DiagnosticReport")
+    finding = {"text": f"finding {b % 7}"}
+    yield _asked(w, "anna", report.reference, "notify-critical", category=("acr-1", "acr-2")[b % 2], finding=finding)
+    yield _asked(w, "anna", report.reference, "sign", attest=True, response=answers(b))
+
+
+def reviewed(w: World, b: int) -> Steps:
+    """Until the alert is answered, and the report found wrong by the quality office, corrected and taken back."""
+    yield from signed(w, b)
+    [report], hospital = w.of("DiagnosticReport"), {"reference": "Organization/hospital"}
+    [alert] = w.tasks("acknowledge", opened=True)
+    yield _asked(w, "hospital", alert.reference, "acknowledge", by=hospital, readBack=True, plan="To theatre.")
+    period = {"start": w.start}
+    yield _asked(w, "quinn", "DiagnosticReport", "sample-for-review", strategy="random", count=1, period=period)
+    [review] = w.tasks("peer-review", opened=True)
+    score = {"system": "urn:fhirserver:CodeSystem:radpeer-score", "code": "3b"}
+    yield _asked(w, right(w, review), review.reference, "submit-review", scale="radpeer", score=score, comment="missed")
+    yield _asked(w, "quinn", w.tasks("adjudicate", opened=True)[0].reference, "adjudicate", decision="uphold")
+    said = {"kind": "corrected", "significance": "minor", "response": answers(b + 1), "reason": REASON}
+    yield _asked(w, "anna", report.reference, "correct", **said)
+    if b % 2:
+        second = {"reference": "Practitioner/centre-bela"}
+        yield _asked(w, "anna", report.reference, "retract", reason=REASON, second=second)
+
+
+def straight(w: World, b: int) -> Steps:
+    """All is up to chance."""
+    yield from ()
 
 
 def _at(w: World, report: Version) -> int:
