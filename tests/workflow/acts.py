@@ -490,10 +490,11 @@ def passed_on(w: World, b: int) -> Steps:
 
 
 def read_twice(w: World, b: int) -> Steps:
-    """Somebody is asked for advice; then until the second reader has submitted: too long a way for chance alone."""
+    """The facility is asked a question, and somebody for advice; then until the second reader has submitted: too long a way for chance alone."""
     yield from _being_read(w)
     kind, bela = ("independent", "over-read")[b % 2], {"reference": ROLES[1]}
     [first] = w.tasks(states.READ)
+    yield _asked(w, "anna", first.reference, "request-information", question="since when?", blocking=False)
     yield _asked(w, "anna", first.reference, "consult", question="what is it?", recipient=bela)
     yield _asked(w, "bela", w.tasks("consult")[0].reference, "answer-consult", opinion="nothing")
     yield _asked(w, "anna", first.reference, "request-second-read", kind=kind, recipient=bela)
