@@ -103,7 +103,7 @@ class EmbeddedDatabase:
     def _provision(self) -> None:
         """Make the user before the first start with --auth: until then there is nothing to protect."""
         port, password = _free_port(), secrets.token_urlsafe(32)
-        process = _spawn(self.folder, port)
+        process = _spawn(self.folder, port, "--sync-on-commit")
         if not _wait_for(port, process):
             raise RuntimeError(f"The embedded database did not start; see {self.folder / 'database.log'}.")
         try:
@@ -112,7 +112,8 @@ class EmbeddedDatabase:
         except PyMongoError as error:
             raise RuntimeError("The embedded database refused its first user.") from error
         finally:
-            _end(process)
+            process.kill()  # what it has answered is synced, and it takes seconds to end by itself
+            process.wait()
         temporary = self._secret.with_suffix(".new")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump({"password": password}, file)
