@@ -185,7 +185,12 @@ def decided(
         if rows and not is_about(named(row["digest"] for row in rows)):
             raise Outdated
     if replace and rows:
-        _check(owner, study, rows, blobs, index)
+        try:
+            _check(owner, study, rows, blobs, index)
+        except (PartlyResent, Unreadable):
+            if not index.under_way(owner, study):
+                _release(owner, study, rows, task, index)
+            raise
     if not index.decide(owner, study, task, replace):
         raise DecidedOtherwise
     if replace and rows:
@@ -197,8 +202,23 @@ def decided(
 
 
 def resumed(owner: str, study: str, blobs: Blobs, index: Index, now: int) -> None:
-    """A move that was cut off goes on."""
-    _replaced(owner, study, index.taken_up(owner, study), blobs, index, now)
+    """A move that was cut off goes on; where nothing was replaced yet and it cannot be done any more, people are asked again."""
+    rows = index.taken_up(owner, study)
+    try:
+        if rows and not index.moved(owner, study):
+            _whole(owner, study, rows, index)
+    except PartlyResent:
+        _release(owner, study, rows, rows[0]["task"], index)
+        index.mark(owner, study, now)
+        return
+    _replaced(owner, study, rows, blobs, index, now)
+
+
+def _release(owner: str, study: str, rows: list[Row], task: str, index: Index) -> None:
+    """It is not decided about."""
+    index.take_up(rows, None)
+    index.undecide(owner, study, task)
+    index.moving(owner, study, 0)
 
 
 def named(digests: Iterable[str]) -> str:
@@ -228,9 +248,7 @@ def _replace(owner: str, study: str, rows: list[Row], task: str, blobs: Blobs, i
         try:
             _whole(owner, study, rows, index)
         except PartlyResent:
-            index.take_up(rows, None)
-            index.undecide(owner, study, task)
-            index.moving(owner, study, 0)
+            _release(owner, study, rows, task, index)
             raise
     _replaced(owner, study, rows, blobs, index, now)
 

@@ -242,6 +242,11 @@ class Index(Reader):
         """Whether its images were replaced by those of another patient, and the record has not followed yet."""
         return self.studies.find_one({"_id": f"{owner}|{study}", "moved": True}, {"_id": 1}) is not None
 
+    def under_way(self, owner: str, study: str) -> bool:
+        """Whether it is being moved, or was and the record has not followed."""
+        row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"moving": 1, "moved": 1})
+        return bool(row and (row.get("moving") or row.get("moved")))
+
     def moving(self, owner: str, study: str, since: int) -> None:
         """Its images are being replaced by those of another patient since then (0: not any more). Until all are, and the record has
         followed, it is not shown, and takes no others."""

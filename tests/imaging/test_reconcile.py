@@ -431,3 +431,34 @@ def test_nothing_for_the_former_patient_is_taken_while_a_study_moves(resent, cut
     server.installation.images.arrivals.settle()
     rows = web().get(f"studies/{late.StudyInstanceUID}/instances?includefield=PatientID").json()
     assert [row["00100020"]["Value"] for row in rows] == [["WHILE-RIGHT"]] * 2
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
+    resent, stow, study_of, tasks, settle, web, server, monkeypatch, by_itself
+):
+    """The process ended before the first image was replaced, and an image of the former patient came meanwhile."""
+    pair, task = resent(f"BACK-WRONG-{by_itself}", f"BACK-RIGHT-{by_itself}")
+    images, uid = server.installation.images, str(pair[0].StudyInstanceUID)
+
+    def ends(*_) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(images.index, "moving", ends)
+        with pytest.raises(SystemExit):
+            images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
+    late = opened(saved(pair[0]))
+    late.PatientID = f"BACK-WRONG-{by_itself}"
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    assert stow(saved(late)).status_code == 200
+    if by_itself:
+        images.index.moving("hospital", uid, 1)
+        monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+        for _ in range(3):
+            server.wait(seconds=5)
+            images.arrivals.settle()
+    assert_outcome(settle(task, decision="replace"), 409, "conflict")
+    assert [web().get(path(one)).status_code for one in (*pair, late)] == [200] * 3
+    assert len(images.index.aside("hospital", uid)) == 2
+    assert settle(task, decision="keep").status_code == 200
