@@ -188,7 +188,7 @@ def decided(
         try:
             _check(owner, study, rows, blobs, index)
         except (PartlyResent, Unreadable):
-            if not index.under_way(owner, study):
+            if not index.moved(owner, study):  # nothing was moved yet
                 _release(owner, study, rows, task, index)
             raise
     if not index.decide(owner, study, task, replace):
@@ -241,9 +241,10 @@ def _check(owner: str, study: str, rows: list[Row], blobs: Blobs, index: Index) 
 
 
 def _replace(owner: str, study: str, rows: list[Row], task: str, blobs: Blobs, index: Index, now: int) -> None:
+    away = {row["patient"] for row in rows} != {index.patient(owner, study)} or index.moved(owner, study)
+    index.moving(owner, study, now, hides=away)  # first, so that whoever finds it cut off goes on with what was taken up
     index.take_up(rows, task)
-    if {row["patient"] for row in rows} != {index.patient(owner, study)} or index.moved(owner, study):
-        index.moving(owner, study, now)
+    if away:
         time.sleep(HEARD)  # then every process hides it, and takes nothing more for the former patient
         try:
             _whole(owner, study, rows, index)

@@ -86,7 +86,7 @@ class Reader:
         known = self._copies.get(uid)
         if known is not None and known.until > time.monotonic():
             return tuple(known.rows)
-        fields = {"owner": 1, "arrived": 1, "revision": 1, "held": 1, "moving": 1, "moved": 1}
+        fields = {"owner": 1, "arrived": 1, "revision": 1, "held": 1, "moving": 1, "hides": 1, "moved": 1}
         found = [row for row in self.studies.find({"uid": uid}, fields) if not _hidden(row)]
         rows = sorted(found, key=lambda row: -row.get("arrived", 0))
         if rows:  # one that is not there yet is looked for each time
@@ -151,7 +151,12 @@ class Reader:
 
 def _hidden(study: Row) -> bool:
     """Whether its images are another patient's than its record says: while they are replaced, and until the record has followed."""
-    return bool(study.get("moving") or study.get("moved"))
+    return moves_away(study) or bool(study.get("moved"))
+
+
+def moves_away(study: Row) -> bool:
+    """Whether its images are being replaced by another patient's."""
+    return bool(study.get("moving") and study.get("hides"))
 
 
 def bounded(known: dict[str, V]) -> dict[str, V]:

@@ -13,7 +13,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from imaging.attributes import SERIES, STUDY
 from imaging.dataset import Instance
-from imaging.index.reading import BELIEVED, Reader, bounded
+from imaging.index.reading import BELIEVED, Reader, bounded, moves_away
 from imaging.index.rows import Row, integer, row_of, within
 from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 from imaging.together import Together
@@ -116,10 +116,10 @@ class Index(Reader):
         """The rows of study and series are there, and know of the orders. False where the study is another patient's, or is becoming it."""
         study = f"{owner}|{instance.study}"
         self._add_study(owner, instance)
-        there = self.studies.find_one({"_id": study}, {"q.PatientID": 1, "moving": 1})
+        there = self.studies.find_one({"_id": study}, {"q.PatientID": 1, "moving": 1, "hides": 1})
         if (
             there is None
-            or there.get("moving")
+            or moves_away(there)
             or there["q"].get("PatientID", "") != instance.attributes[STUDY].get("PatientID", "")
         ):
             return False
@@ -242,15 +242,11 @@ class Index(Reader):
         """Whether its images were replaced by those of another patient, and the record has not followed yet."""
         return self.studies.find_one({"_id": f"{owner}|{study}", "moved": True}, {"_id": 1}) is not None
 
-    def under_way(self, owner: str, study: str) -> bool:
-        """Whether it is being moved, or was and the record has not followed."""
-        row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"moving": 1, "moved": 1})
-        return bool(row and (row.get("moving") or row.get("moved")))
-
-    def moving(self, owner: str, study: str, since: int) -> None:
-        """Its images are being replaced by those of another patient since then (0: not any more). Until all are, and the record has
-        followed, it is not shown, and takes no others."""
-        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": {"moving": since, "later": 0}})
+    def moving(self, owner: str, study: str, since: int, *, hides: bool = True) -> None:
+        """Its images are being replaced since then (0: not any more). ``hides``: by those of another patient; until all are, and the
+        record has followed, it is not shown, and takes no others."""
+        state: Row = {"moving": since, "hides": hides, "later": 0, "dirty": True}
+        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": state})
         self._copies.pop(study, None)
         self._known.clear()
 

@@ -437,7 +437,7 @@ def test_nothing_for_the_former_patient_is_taken_while_a_study_moves(resent, cut
 def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
     resent, stow, study_of, tasks, settle, web, server, monkeypatch, by_itself
 ):
-    """The process ended before the first image was replaced, and an image of the former patient came meanwhile."""
+    """The process ended before the first image was replaced, and another one, which had not heard, took an image of the former patient."""
     pair, task = resent(f"BACK-WRONG-{by_itself}", f"BACK-RIGHT-{by_itself}")
     images, uid = server.installation.images, str(pair[0].StudyInstanceUID)
 
@@ -445,15 +445,16 @@ def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(images.index, "moving", ends)
+        patched.setattr("imaging.stow.time.sleep", ends)
         with pytest.raises(SystemExit):
             images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
     late = opened(saved(pair[0]))
     late.PatientID = f"BACK-WRONG-{by_itself}"
     late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    images.index.moving("hospital", uid, 0)
     assert stow(saved(late)).status_code == 200
+    images.index.moving("hospital", uid, 1)
     if by_itself:
-        images.index.moving("hospital", uid, 1)
         monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
         for _ in range(3):
             server.wait(seconds=5)
@@ -462,3 +463,28 @@ def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
     assert [web().get(path(one)).status_code for one in (*pair, late)] == [200] * 3
     assert len(images.index.aside("hospital", uid)) == 2
     assert settle(task, decision="keep").status_code == 200
+
+
+def test_a_correction_that_was_cut_off_goes_on_by_itself_and_the_study_is_shown_meanwhile(
+    resent, cut_short, stow, tasks, study_of, settle, web, server, monkeypatch
+):
+    """Of the same patient. What comes meanwhile has a Task of its own, whose decision does not end it."""
+    first = opened(fresh("CT_small.dcm", PatientID="SAME-ONE"))
+    second = opened(saved(first))
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    assert stow(saved(first), saved(second)).status_code == 200
+    first.StationName = second.StationName = "CORRECTED"
+    assert stow(saved(first), saved(second)).status_code == 202
+    about = tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside")
+    task = max(about, key=lambda task: task["authoredOn"])
+    cut_short(task, str(first.StudyInstanceUID))
+    assert [web().get(path(one)).status_code for one in (first, second)] == [200, 200]
+    monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+    for _ in range(3):
+        server.wait(seconds=5)
+        server.installation.images.arrivals.settle()
+    shown = {"Accept": "application/dicom; transfer-syntax=*"}
+    assert [web().get(path(one), headers=shown).content[128:] for one in (first, second)] == [
+        saved(one)[128:] for one in (first, second)
+    ]
+    assert settle(task, decision="replace").status_code == 200

@@ -949,7 +949,7 @@ def test_a_study_that_is_being_moved_to_another_patient_is_not_sent(parts, dimse
     index, uid_ = server.installation.images.index, str(pydicom.dcmread(io.BytesIO(files[0])).StudyInstanceUID)
     sent = []
     monkeypatch.setattr(sending.Dimse, "store", lambda self, rows, local: sent.extend(rows) or iter(()))
-    for state in ({"moving": 1}, {"moving": 0, "moved": True}):
+    for state in ({"moving": 1, "hides": True}, {"moving": 0, "moved": True}):
         index.studies.update_one({"uid": uid_}, {"$set": state})
         parts.sending.send("pacs")
         assert sent == []
