@@ -6,9 +6,9 @@ PS3.18 section 10.5 and Annex I: https://dicom.nema.org/medical/dicom/current/ou
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any, NamedTuple
 
 from imaging import dataset
@@ -245,7 +245,7 @@ def _replace(owner: str, study: str, rows: list[Row], task: str, blobs: Blobs, i
     index.moving(owner, study, now, hides=away)  # first, so that whoever finds it cut off goes on with what was taken up
     index.take_up(rows, task)
     if away:
-        time.sleep(HEARD)  # then every process hides it, and takes nothing more for the former patient
+        sleep(HEARD)  # then every process hides it, and takes nothing more for the former patient
         try:
             _whole(owner, study, rows, index)
         except PartlyResent:

@@ -445,7 +445,7 @@ def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr("imaging.stow.time.sleep", ends)
+        patched.setattr("imaging.stow.sleep", ends)
         with pytest.raises(SystemExit):
             images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
     late = opened(saved(pair[0]))
