@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from auth.principal import Principal
-from fhirserver import access, revising, studies
+from fhirserver import access, revising, studies, work
 from fhirserver.dispatch import retried
 from fhirserver.errors import FHIRError, Unavailable
 from fhirserver.messages import Context, Reply
@@ -132,9 +132,12 @@ class Arrivals:
         study, revision = found
 
         def plan(ctx: Context) -> Reply:
-            if study.moved:  # people decided that its images are another patient's: no report may rest on them
-                revising.unfounded(ctx, owner, studies.id_of(ctx, study))
-            return studies.arrived(ctx, study, complete)
+            reply = studies.arrived(ctx, study, complete)
+            if study.moved and reply.touched:  # people decided that its images are another patient's
+                [(reference, *_)] = reply.touched
+                followed = work.item(ctx, reference)
+                revising.unfounded(ctx, owner, reference.partition("/")[2], followed.data["subject"] if followed else None)
+            return reply
 
         followed = bool(retried(self._new_context(owner), "update", "arrived", plan).touched)
         self._after(owner, uid)

@@ -132,9 +132,12 @@ def _preliminary(ctx: Context, report: Item) -> Signed:
     return Signed(report, orders, tasks, said[-1] if said else report)
 
 
-def unfounded(ctx: Context, facility: str, study_id: str) -> None:
-    """The study is another patient's: the reports that rest on it are withdrawn, those that were imported with it."""
+def unfounded(ctx: Context, facility: str, study_id: str, now: Document | None = None) -> None:
+    """The study is another patient's: the reports that rest on it are withdrawn, those that were imported with it. ``now``: whose it is,
+    whose reports stay."""
     for report in reconciling.reports(ctx, facility, study_id):
+        if now is not None and report.data.get("subject", {}).get("reference") == now.get("reference"):
+            continue
         if work.made_here(report.data):
             withdraw(ctx, report)
         else:

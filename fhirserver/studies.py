@@ -57,6 +57,8 @@ def _earlier(ctx: Context, study: Study, current: Stored | None, known: Document
     """A study that was fetched to compare with: its patient is known. Its accession number is another archive's, unless the
     archive is the facility's own."""
     own = f"Organization/{study.owner}" in coding.sources(known)
+    if study.moved and not own:
+        return Reply(200)  # whose it is now, only its archive knows: it stays hidden
     patient = _patient(ctx, study) if own and study.moved else known["subject"]["reference"]
     others = _of_others(ctx, known, patient)
     known = _without_orders(known, others)
@@ -180,12 +182,6 @@ def _current(ctx: Context, study: Study) -> Stored | None:
     """The study's resource, a deleted one too."""
     rows = work.items(ctx, (study.owner,), "ImagingStudy", ("identifier", f"urn:dicom:uid|urn:oid:{study.uid}"))
     return rows[0].stored if rows else _own(ctx, study, "ImagingStudy", ctx.derived_id("ImagingStudy", study.owner, study.uid))
-
-
-def id_of(ctx: Context, study: Study) -> str:
-    """Of the study's resource."""
-    current = _current(ctx, study)
-    return current.id if current else ctx.derived_id("ImagingStudy", study.owner, study.uid)
 
 
 def _own(ctx: Context, study: Study, type_: str, id_: str) -> Stored | None:

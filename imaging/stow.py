@@ -179,7 +179,9 @@ def decided(
     ``task``: the decision's name. ``is_about``: whether it is about all that ``named`` names. True where the study is another
     patient's then, and the record has yet to follow. Errors: Outdated, DecidedOtherwise, PartlyResent, Unreadable.
     """
-    rows = index.taken_up(owner, study, task)  # a decision that was cut off goes on with what it began with
+    rows = index.taken_up(owner, study)  # a decision that was cut off goes on with what it began with
+    if any(row["task"] != task for row in rows):
+        raise DecidedOtherwise  # one after the other
     if not rows:
         rows = index.aside(owner, study)
         if rows and not is_about(named(row["digest"] for row in rows)):
@@ -259,10 +261,14 @@ def _replaced(owner: str, study: str, rows: list[Row], blobs: Blobs, index: Inde
     for n, row in enumerate(rows):
         with blobs.local(row["digest"]) as path:
             instance = dataset.parse(path, row.get("charset"))
+        if instance.study != study and not index.takes(owner, instance.study, row["patient"]):
+            index.take_up([row], None)  # that study has become another patient's meanwhile: people are asked again
+            continue
         index.replace(owner, instance, row["digest"], row["size"])
         concerned.add(instance.study)
         if n % _OFTEN == 0:
             index.still_moving(owner, study)
+    index.expel(owner, study)
     index.moving(owner, study, 0)
     for uid in concerned:
         index.mark(owner, uid, now)

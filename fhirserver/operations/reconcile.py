@@ -51,8 +51,8 @@ def operate(ctx: Context, request: Request, inputs: Mapping[str, Any]) -> dict[s
         def is_about(named: str) -> bool:
             return id_ == reconciling.task_id(ctx, facility, study.stored.id, reason, named)
 
-        if ctx.take_from_quarantine(facility, _uid(study.data), decision == "replace", id_, is_about):
-            revising.unfounded(ctx, facility, study.stored.id)
+        # Where the study is another patient's then, its record follows, and its reports are withdrawn, when it is next looked at.
+        ctx.take_from_quarantine(facility, _uid(study.data), decision == "replace", id_, is_about)
         for less in reconciling.older(ctx, task):
             work.change(ctx, less, None, status="cancelled", statusReason={"text": "A newer Task about all of it was settled."})
     said = {"type": {"text": "decision"}, "valueCode": decision}

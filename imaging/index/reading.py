@@ -46,7 +46,7 @@ class Reader:
 
     def find_studies(self, filter_: Row) -> Iterator[Row]:
         """Newest study date first."""
-        yield from (row for row in self.studies.find(filter_).sort([("q.StudyDate", -1), ("_id", 1)]) if not _hidden(row))
+        yield from (row for row in self.studies.find(filter_).sort([("q.StudyDate", -1), ("_id", 1)]) if not hidden(row))
 
     def find_series(self, study: str) -> list[Row]:
         return [row for row in self.series.find({"study": study}) if not row.get("emptied")]
@@ -87,7 +87,7 @@ class Reader:
         if known is not None and known.until > time.monotonic():
             return tuple(known.rows)
         fields = {"owner": 1, "arrived": 1, "revision": 1, "held": 1, "moving": 1, "hides": 1, "moved": 1}
-        found = [row for row in self.studies.find({"uid": uid}, fields) if not _hidden(row)]
+        found = [row for row in self.studies.find({"uid": uid}, fields) if not hidden(row)]
         rows = sorted(found, key=lambda row: -row.get("arrived", 0))
         if rows:  # one that is not there yet is looked for each time
             bounded(self._copies)[uid] = _Copies({row["owner"]: row for row in rows}, time.monotonic() + BELIEVED)
@@ -96,7 +96,7 @@ class Reader:
     def row(self, owner: str, uid: str) -> Row | None:
         """A study's, if it may be shown."""
         row = self.studies.find_one({"_id": f"{owner}|{uid}"})
-        return None if row is None or _hidden(row) else row
+        return None if row is None or hidden(row) else row
 
     def stored(self, owner: str, study: str, series: str | None = None, instance: str | None = None) -> list[Stored]:
         """Where the bytes are of a study, series or instance, in order."""
@@ -149,7 +149,7 @@ class Reader:
         return sorted(self.instances.find(filter_, fields), key=lambda r: (r["series"], *in_order(r)))
 
 
-def _hidden(study: Row) -> bool:
+def hidden(study: Row) -> bool:
     """Whether its images are another patient's than its record says: while they are replaced, and until the record has followed."""
     return moves_away(study) or bool(study.get("moved"))
 

@@ -13,8 +13,9 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from imaging.attributes import SERIES, STUDY
 from imaging.dataset import Instance
-from imaging.index.reading import BELIEVED, Reader, bounded, moves_away
-from imaging.index.rows import Row, integer, row_of, within
+from imaging.dataset.metadata import texts
+from imaging.index.reading import BELIEVED, Reader, bounded, hidden, moves_away
+from imaging.index.rows import Row, integer, row_of, told, within
 from imaging.study import Accession, Quarantined, Series, StoredInstance, Study
 from imaging.together import Together
 
@@ -106,7 +107,11 @@ class Index(Reader):
     def _set_aside(self, owner: str, one: Received, study: str, why: str) -> None:
         instance, digest, size = one
         row = {"owner": owner, "study": f"{owner}|{study}", "uid": instance.uid, "digest": digest, "size": size, "why": why}
-        self._aside(row | {"patient": instance.attributes[STUDY].get("PatientID", ""), "charset": instance.charset})
+        row |= {"patient": instance.attributes[STUDY].get("PatientID", ""), "charset": instance.charset}
+        self._aside(row)
+        # What was replaced once and is sent again is a question again.
+        again = {"_id": f"{owner}|{instance.uid}|{digest}", "why": REPLACED}
+        self.quarantine.update_one(again, {"$set": row | {"decided": None, "task": None}})
 
     def _aside(self, row: Row) -> None:
         """Into quarantine: nothing of it is found or retrieved; people decide. The same bytes again change nothing."""
@@ -200,6 +205,8 @@ class Index(Reader):
         if followed:
             self.studies.update_one(as_it_was | {"moved": True}, {"$set": {"moved": False}})
         self.studies.update_one(as_it_was | free, {"$set": done})
+        if revision is not None:  # what was done may be older than another's doing
+            self.studies.update_one({"_id": f"{owner}|{uid}", "revision": {"$gt": revision}}, {"$set": {"dirty": True}})
 
     def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
         """The whole study and its revision; its counts are brought up to date on the way. None while it is being moved, too."""
@@ -246,7 +253,7 @@ class Index(Reader):
         """Its images are being replaced since then (0: not any more). ``hides``: by those of another patient; until all are, and the
         record has followed, it is not shown, and takes no others."""
         state: Row = {"moving": since, "hides": hides, "later": 0, "dirty": True}
-        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": state})
+        self.studies.update_one({"_id": f"{owner}|{study}"}, {"$set": state, "$inc": {"revision": 1}})
         self._copies.pop(study, None)
         self._known.clear()
 
@@ -264,6 +271,25 @@ class Index(Reader):
         if before[0] != seen:
             self._moves[owner, study] = seen, now
         return before[0] == seen and now - before[1] > CUT_OFF
+
+    def takes(self, owner: str, study: str, patient: str) -> bool:
+        """Whether a study is this patient's, or not there, and stays so."""
+        row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"q.PatientID": 1, "moving": 1, "hides": 1, "moved": 1})
+        return row is None or (row["q"].get("PatientID", "") == patient and not hidden(row))
+
+    def expel(self, owner: str, study: str) -> None:
+        """What is in a moved study and not its patient's, however it came there, is set aside: before it is shown again nobody's
+        images are mixed."""
+        row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"q.PatientID": 1, "moving": 1, "hides": 1})
+        if row is None or not moves_away(row):
+            return
+        for one in list(self.instances.find(within(row["_id"]))):
+            patient = texts(told(one).get("00100020")).strip()
+            if patient != row["q"].get("PatientID", ""):
+                kept = {key: one[key] for key in ("owner", "uid", "digest", "size")}
+                self._aside(kept | {"study": row["_id"], "why": PATIENT, "patient": patient, "charset": None})
+                self.instances.delete_one({"_id": one["_id"], "digest": one["digest"]})
+        self._ahead.forget()
 
     def taken_up(self, owner: str, study: str, task: str | None = None) -> list[Row]:
         """What of a study is being decided about, by this Task or by any."""

@@ -488,3 +488,95 @@ def test_a_correction_that_was_cut_off_goes_on_by_itself_and_the_study_is_shown_
         saved(one)[128:] for one in (first, second)
     ]
     assert settle(task, decision="replace").status_code == 200
+
+
+def shown_patients(web, dataset) -> list[str]:
+    """Of the images themselves; a search tells the study's."""
+    reply = web().get(f"studies/{dataset.StudyInstanceUID}/metadata")
+    return sorted(row["00100020"]["Value"][0] for row in reply.json()) if reply.status_code == 200 else []
+
+
+def test_a_move_that_was_cut_off_in_a_study_that_is_quiet_goes_on_by_itself(resent, cut_short, web, server, monkeypatch):
+    pair, task = resent("QUIET-WRONG", "QUIET-RIGHT")
+    arrivals = server.installation.images.arrivals
+    for _ in range(3):
+        server.wait(seconds=60)
+        arrivals.settle()
+    cut_short(task, str(pair[0].StudyInstanceUID))
+    monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+    for _ in range(4):
+        server.wait(seconds=60)
+        arrivals.settle()
+    assert shown_patients(web, pair[0]) == ["QUIET-RIGHT"] * 2
+
+
+def test_while_one_decision_is_done_no_other_is_taken(resent, cut_short, stow, tasks, study_of, settle, web, server, hospital):
+    pair, task = resent("ONE-WRONG", "ONE-RIGHT")
+    cut_short(task, str(pair[0].StudyInstanceUID))
+    about = hospital.get(f"Task?focus=ImagingStudy/{study_of(pair[0])['id']}").json()["entry"]
+    others = [e["resource"] for e in about if e["resource"]["id"] != task["id"] and e["resource"]["status"] == "requested"]
+    for other in others:
+        assert_outcome(settle(other, decision="keep"), 409, "conflict")
+    assert_outcome(settle(task, decision="keep"), 409, "conflict")
+    assert settle(task, decision="replace").status_code == 200
+    server.installation.images.arrivals.settle()
+    assert shown_patients(web, pair[0]) == ["ONE-RIGHT"] * 2
+
+
+def test_what_slipped_into_a_study_while_it_moved_is_set_aside_before_it_is_shown_again(
+    resent, stow, tasks, study_of, settle, web, server, monkeypatch
+):
+    pair, task = resent("SLIP-WRONG", "SLIP-RIGHT")
+    images = server.installation.images
+    late = opened(saved(pair[0]))
+    late.PatientID = "SLIP-WRONG"
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    replace = images.index.replace
+
+    def slips(*one) -> None:
+        """Another process's insert, which was under way all the time."""
+        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(images.index, "_has_parents", lambda *_: True)
+            assert stow(saved(late)).status_code == 200
+        replace(*one)
+
+    monkeypatch.setattr(images.index, "replace", slips)
+    assert settle(task, decision="replace").status_code == 200
+    images.arrivals.settle()
+    assert shown_patients(web, pair[0]) == ["SLIP-RIGHT"] * 2
+    assert [row["uid"] for row in images.index.aside("hospital", str(late.StudyInstanceUID))] == [str(late.SOPInstanceUID)]
+
+
+def test_what_was_moved_by_mistake_is_moved_back(resent, stow, tasks, study_of, settle, web, server):
+    pair, task = resent("BACKWARDS-1", "BACKWARDS-2")
+    assert settle(task, decision="replace").status_code == 200
+    server.installation.images.arrivals.settle()
+    assert shown_patients(web, pair[0]) == ["BACKWARDS-2"] * 2
+    for one in pair:
+        one.PatientID = "BACKWARDS-1"
+    assert stow(*(saved(one) for one in pair)).status_code == 202
+    open_ = [t for t in tasks(f"ImagingStudy/{study_of(pair[0])['id']}", "set-aside") if t["status"] == "requested"]
+    newest = max(open_, key=lambda task: task["authoredOn"])
+    assert settle(newest, decision="replace").status_code == 200
+    server.installation.images.arrivals.settle()
+    assert shown_patients(web, pair[0]) == ["BACKWARDS-1"] * 2
+
+
+def test_a_report_of_the_same_person_stays(resent, study_of, hospital, settle, server, created):
+    """The number was corrected, and the record has both."""
+    person = created(
+        patient(identifier=[{"system": "urn:mrn", "value": n} for n in ("BOTH-1", "BOTH-2")], birthDate="1970-05-02")
+    )
+    pair, task = resent("BOTH-1", "BOTH-2")
+    study = study_of(pair[0])
+    assert study["subject"]["reference"] == f"Patient/{person['id']}"
+    report = {
+        "resourceType": "DiagnosticReport", "status": "final", "code": {"text": "CT"}, "subject": study["subject"],
+        "imagingStudy": [{"reference": f"ImagingStudy/{study['id']}"}],
+    }  # fmt: skip
+    made = hospital.post("DiagnosticReport", json=report).json()
+    assert settle(task, decision="replace").status_code == 200
+    server.installation.images.arrivals.settle()
+    assert study_of(pair[0])["subject"] == study["subject"]
+    assert hospital.get(f"DiagnosticReport/{made['id']}").json()["status"] == "final"
