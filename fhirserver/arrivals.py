@@ -123,9 +123,10 @@ class Arrivals:
     def update(self, owner: str, uid: str, *, complete: bool) -> None:
         begun = milliseconds(self._clock())
         with translated():
-            if self._index.cut_off(owner, uid):
-                self._resume(owner, uid)
             found = self._index.study(owner, uid)
+            if found is None and self._index.cut_off(owner, uid):
+                self._resume(owner, uid)
+                found = self._index.study(owner, uid)
             if found is None:
                 self._index.defer(owner, uid, begun + _MARKED)  # it is being moved
                 return

@@ -31,7 +31,7 @@ from fhirserver.sending import Sending
 from fhirserver.settings import Settings
 from fhirserver.store import Store, translated
 from fhirserver.versions import EVERYTHING, Touched
-from imaging import blobs, keeping, qido, stow
+from imaging import blobs, deciding, keeping, qido
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE
 from imaging.decoding import Decoders
@@ -239,22 +239,21 @@ class Images:
             found, _ = qido.search(asked, self.index, lambda rows: self.arrivals.see(applied, "s", rows), "")
         return found
 
-    def take_from_quarantine(self, owner: str, study: str, replace: bool, task: str, is_about: Callable[[str], bool]) -> bool:
+    def take_from_quarantine(self, owner: str, study: str, replace: bool, task: str, is_about: Callable[[str], bool]) -> None:
         try:
             with translated(), self._there():
                 now = milliseconds(self._given.clock())
-                moved = stow.decided(owner, study, replace, task, is_about, self.blobs, self.index, now)
-        except stow.Outdated:
+                deciding.decided(owner, study, replace, task, is_about, self.blobs, self.index, now)
+        except deciding.Outdated:
             raise Conflict("More of this study was sent again since: there is a newer Task about all of it.") from None
-        except stow.DecidedOtherwise:
+        except deciding.DecidedOtherwise:
             raise Conflict("This was decided otherwise already, and that is being done.") from None
-        except stow.PartlyResent:
+        except deciding.PartlyResent:
             raise Conflict("Not every image of the study was sent again for the other patient, and for no third one.") from None
-        except stow.Unreadable:
+        except deciding.Unreadable:
             raise Conflict("A file that was set aside cannot be read; fhirserver check-images names it.") from None
-        return moved
 
     def _resume(self, owner: str, study: str) -> None:
         """A move that a process did not end."""
         with self._there():
-            stow.resumed(owner, study, self.blobs, self.index, milliseconds(self._given.clock()))
+            deciding.resumed(owner, study, self.blobs, self.index, milliseconds(self._given.clock()))

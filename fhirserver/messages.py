@@ -79,7 +79,7 @@ class Context:
     """What one request is given: who asks, when, where to read, and the changes that its commit will write.
 
     ``withheld_from``: the patients whose records are kept from an organisation. ``take_from_quarantine`` decides about what the archive set aside of a study (owner, UID, whether it takes the place of what is
-    shown, the Task's id, whether that is about what is named so), and says whether the study is another patient's then. ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``told`` is what
+    shown, the Task's id, whether that is about what is named so). ``derived_id`` makes an id from what identifies a thing, the same each time and not to be guessed. ``told`` is what
     the log is told of the request: the kind of interaction, and on what type. ``alone``: for what commits more than once;
     None within a transaction.
     """
@@ -96,6 +96,6 @@ class Context:
     note: Callable[[Line], None]
     derived_id: Callable[..., str]
     withheld_from: Callable[[str], frozenset[str]]
-    take_from_quarantine: Callable[[str, str, bool, str, Callable[[str], bool]], bool]
+    take_from_quarantine: Callable[[str, str, bool, str, Callable[[str], bool]], None]
     told: dict[str, str] = field(default_factory=dict)
     alone: Alone | None = None

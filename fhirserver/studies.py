@@ -17,8 +17,7 @@ from fhirserver.versions import EVERYTHING, Stored, owned_by
 from fhirserver.work import Item
 from fhirserver.workflow import coding
 from fhirserver.workflow.matching import Candidate, Match, match
-from imaging.stow import named
-from imaging.study import Study
+from imaging.study import Study, named
 
 
 def arrived(ctx: Context, study: Study, complete: bool) -> Reply:

@@ -6,19 +6,17 @@ PS3.18 section 10.5 and Annex I: https://dicom.nema.org/medical/dicom/current/ou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import sleep
 from typing import Any, NamedTuple
 
 from imaging import dataset
-from imaging.blobs import Blobs, Damaged, Incoming
+from imaging.blobs import Blobs, Incoming
 from imaging.dataset import DATA_SET_MISMATCH, Instance, Refused
-from imaging.index import HEARD, OTHER, PATIENT, Index, Received, Row
+from imaging.index import OTHER, PATIENT, Index, Received
 
 # PS3.18 Table I.2-1 and PS3.4 B.2.3: stored, but not as it was sent
 WARNING = 0xB000
-_OFTEN = 50  # instances after which it is told that a move goes on
 _SET_ASIDE = {
     OTHER: "Other bytes are stored under this UID and stay; these wait for a decision.",
     PATIENT: "The study of this UID holds the images of another patient; these wait for a decision.",
@@ -153,135 +151,6 @@ def _alike(blobs: Blobs, one: str, other: str) -> bool:
             hash_.update(chunk)
         hashes.add(hash_.digest())
     return len(hashes) == 1
-
-
-class Outdated(Exception):
-    """More was set aside than the decision is about."""
-
-
-class DecidedOtherwise(Exception):
-    """What this Task is about was decided already, and that is being done."""
-
-
-class PartlyResent(Exception):
-    """Only some of a study's instances were sent again for another patient: to show those would mix two patients."""
-
-
-class Unreadable(Exception):
-    """A file that was set aside is not there, or not whole."""
-
-
-def decided(
-    owner: str, study: str, replace: bool, task: str, is_about: Callable[[str], bool], blobs: Blobs, index: Index, now: int
-) -> bool:  # fmt: skip
-    """What was set aside of a study takes the place of what is shown, or stays aside; nothing is deleted. Idempotent.
-
-    ``task``: the decision's name. ``is_about``: whether it is about all that ``named`` names. True where the study is another
-    patient's then, and the record has yet to follow. Errors: Outdated, DecidedOtherwise, PartlyResent, Unreadable.
-    """
-    rows = index.taken_up(owner, study)  # a decision that was cut off goes on with what it began with
-    if any(row["task"] != task for row in rows):
-        raise DecidedOtherwise  # one after the other
-    if not rows:
-        rows = index.aside(owner, study)
-        if rows and not is_about(named(row["digest"] for row in rows)):
-            raise Outdated
-    if replace and rows:
-        try:
-            _check(owner, study, rows, blobs, index)
-        except (PartlyResent, Unreadable):
-            if not index.moved(owner, study):  # nothing was moved yet
-                _release(owner, study, rows, task, index)
-            raise
-    if not index.decide(owner, study, task, replace):
-        raise DecidedOtherwise
-    if replace and rows:
-        _replace(owner, study, rows, task, blobs, index, now)
-    else:
-        index.leave_aside(rows)
-        index.mark(owner, study, now)
-    return replace and index.moved(owner, study)
-
-
-def resumed(owner: str, study: str, blobs: Blobs, index: Index, now: int) -> None:
-    """A move that was cut off goes on; where nothing was replaced yet and it cannot be done any more, people are asked again."""
-    rows = index.taken_up(owner, study)
-    try:
-        if rows and not index.moved(owner, study):
-            _whole(owner, study, rows, index)
-    except PartlyResent:
-        _release(owner, study, rows, rows[0]["task"], index)
-        index.mark(owner, study, now)
-        return
-    _replaced(owner, study, rows, blobs, index, now)
-
-
-def _release(owner: str, study: str, rows: list[Row], task: str, index: Index) -> None:
-    """It is not decided about."""
-    index.take_up(rows, None)
-    index.undecide(owner, study, task)
-    index.moving(owner, study, 0)
-
-
-def named(digests: Iterable[str]) -> str:
-    """What was set aside, in one text."""
-    return "|".join(sorted(digests))
-
-
-def _check(owner: str, study: str, rows: list[Row], blobs: Blobs, index: Index) -> None:
-    """Before anything is done. Errors: PartlyResent, Unreadable."""
-    _whole(owner, study, rows, index)
-    for row in rows:
-        try:
-            with blobs.local(row["digest"]) as path:
-                instance = dataset.parse(path, row.get("charset"))
-        except (FileNotFoundError, Damaged, Refused):
-            raise Unreadable from None
-        # It comes to be in a study of its own, which may be another patient's.
-        if instance.study != study and index.patient(owner, instance.study) not in (None, row["patient"]):
-            raise PartlyResent
-
-
-def _replace(owner: str, study: str, rows: list[Row], task: str, blobs: Blobs, index: Index, now: int) -> None:
-    away = {row["patient"] for row in rows} != {index.patient(owner, study)} or index.moved(owner, study)
-    index.moving(owner, study, now, hides=away)  # first, so that whoever finds it cut off goes on with what was taken up
-    index.take_up(rows, task)
-    if away:
-        sleep(HEARD)  # then every process hides it, and takes nothing more for the former patient
-        try:
-            _whole(owner, study, rows, index)
-        except PartlyResent:
-            _release(owner, study, rows, task, index)
-            raise
-    _replaced(owner, study, rows, blobs, index, now)
-
-
-def _replaced(owner: str, study: str, rows: list[Row], blobs: Blobs, index: Index, now: int) -> None:
-    concerned = {study}
-    for n, row in enumerate(rows):
-        with blobs.local(row["digest"]) as path:
-            instance = dataset.parse(path, row.get("charset"))
-        if instance.study != study and not index.takes(owner, instance.study, row["patient"]):
-            index.take_up([row], None)  # that study has become another patient's meanwhile: people are asked again
-            continue
-        index.replace(owner, instance, row["digest"], row["size"])
-        concerned.add(instance.study)
-        if n % _OFTEN == 0:
-            index.still_moving(owner, study)
-    index.expel(owner, study)
-    index.moving(owner, study, 0)
-    for uid in concerned:
-        index.mark(owner, uid, now)
-
-
-def _whole(owner: str, study: str, rows: list[Row], index: Index) -> None:
-    """Errors: PartlyResent."""
-    patients = {row["patient"] for row in rows}
-    if patients == {index.patient(owner, study)}:
-        return
-    resent = {row["uid"] for row in rows}
-    if len(patients) > 1 or any(one.uid not in resent for one in index.stored(owner, study)):
-        raise PartlyResent
 
 
 def response(outcome: Outcome, base: str) -> dict[str, Any]:

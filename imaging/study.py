@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -52,3 +52,8 @@ class Study:
     series: tuple[Series, ...]
     quarantined: tuple[Quarantined, ...] = ()
     moved: bool = False
+
+
+def named(digests: Iterable[str]) -> str:
+    """What was set aside of a study, in one text."""
+    return "|".join(sorted(digests))

@@ -5,6 +5,9 @@ PS3.18: https://dicom.nema.org/medical/dicom/current/output/chtml/part18/PS3.18.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -13,13 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from imaging.archive import Archive
 from imaging.attributes import INSTANCE, SERIES, STUDY
 from imaging.dicomweb.capabilities import capabilities
-from imaging.dicomweb.edge import Endpoint, Handler, Problem, answering, failed, streamed
+from imaging.dicomweb.edge import Endpoint, Problem, answering, failed, streamed
 from imaging.dicomweb.rendered import rendered, thumbnail
 from imaging.dicomweb.retrieve import bulkdata, frames, instances, metadata
 from imaging.dicomweb.search import search
 from imaging.dicomweb.store import store
 
 _ROOT = "/dicomweb"
+Route = tuple[str, str, str, Callable[..., Any]]
 
 
 class Edge:
@@ -29,10 +33,9 @@ class Edge:
     def __init__(self, app: ASGIApp, archive: Archive) -> None:
         self._app = app
         endpoints: dict[str, dict[str, Endpoint]] = {}
-        for path, kind, handler in ROUTES:
-            endpoints.setdefault(path, {})["OPTIONS" if kind == "options" else "GET"] = answering(archive, kind, handler)
-        for path in STORES:
-            endpoints.setdefault(path, {})["POST"] = streamed(archive, "stow", store)
+        for method, path, kind, handler in ROUTES:
+            wrapped = streamed if kind == "stow" else answering
+            endpoints.setdefault(path, {})[method] = wrapped(archive, kind, handler)
         self._endpoints = [(compile_path(path), by_method) for path, by_method in endpoints.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,26 +61,30 @@ class Edge:
 
 _S, _E, _I = "/studies/{study}", "/studies/{study}/series/{series}", "/studies/{study}/series/{series}/instances/{instance}"
 _F = f"{_I}/frames/{{frames}}"
-STORES = ("/studies", _S)
-# In the order of how often they are asked for: the edge tries one after the other.
-_RETRIEVED: tuple[tuple[str, str, Handler], ...] = (
-    (_F, "wado", frames),
-    *((path, "wado", metadata) for path in (f"{_E}/metadata", f"{_I}/metadata", f"{_S}/metadata")),
-    ("/studies", "qido", search(STUDY)),
-    ("/series", "qido", search(SERIES)),
-    ("/instances", "qido", search(INSTANCE)),
-    ("/studies/count", "qido", search(STUDY)),
-    ("/series/count", "qido", search(SERIES)),
-    ("/instances/count", "qido", search(INSTANCE)),
-    (f"{_S}/series", "qido", search(SERIES)),
-    (f"{_S}/instances", "qido", search(INSTANCE)),
-    (f"{_E}/instances", "qido", search(INSTANCE)),
-    *((f"{path}/rendered", "wado", rendered) for path in (_S, _E, _I, _F)),
-    *((f"{path}/thumbnail", "wado", thumbnail) for path in (_S, _E, _I, _F)),
-    (f"{_I}/bulkdata/{{path:path}}", "wado", bulkdata),
-    (_I, "wado", instances),
-    (_E, "wado", instances),
-    (_S, "wado", instances),
+# Method, path, what kind of service it is, and what answers, in a thread; of ``stow`` a coroutine that reads the body as it comes. In the
+# order of how often they are asked for: the edge tries one after the other.
+_TRANSACTIONS: tuple[Route, ...] = (
+    ("GET", _F, "wado", frames),
+    *(("GET", f"{path}/metadata", "wado", metadata) for path in (_E, _I, _S)),
+    ("POST", "/studies", "stow", store),
+    ("POST", _S, "stow", store),
+    ("GET", "/studies", "qido", search(STUDY)),
+    ("GET", "/series", "qido", search(SERIES)),
+    ("GET", "/instances", "qido", search(INSTANCE)),
+    ("GET", "/studies/count", "qido", search(STUDY)),
+    ("GET", "/series/count", "qido", search(SERIES)),
+    ("GET", "/instances/count", "qido", search(INSTANCE)),
+    ("GET", f"{_S}/series", "qido", search(SERIES)),
+    ("GET", f"{_S}/instances", "qido", search(INSTANCE)),
+    ("GET", f"{_E}/instances", "qido", search(INSTANCE)),
+    *(("GET", f"{path}/rendered", "wado", rendered) for path in (_S, _E, _I, _F)),
+    *(("GET", f"{path}/thumbnail", "wado", thumbnail) for path in (_S, _E, _I, _F)),
+    ("GET", f"{_I}/bulkdata/{{path:path}}", "wado", bulkdata),
+    ("GET", _I, "wado", instances),
+    ("GET", _E, "wado", instances),
+    ("GET", _S, "wado", instances),
 )
-_SERVED = (*(("POST", path) for path in STORES), *(("GET", path) for path, *_ in _RETRIEVED))
-ROUTES: tuple[tuple[str, str, Handler], ...] = (*_RETRIEVED, ("/", "options", capabilities(_SERVED)))
+ROUTES: tuple[Route, ...] = (
+    *_TRANSACTIONS,
+    ("OPTIONS", "/", "options", capabilities([(method, path) for method, path, *_ in _TRANSACTIONS])),
+)

@@ -137,7 +137,7 @@ class Reader:
 
     def series_of(self, study: str) -> list[str]:
         """The UIDs of a study's series, in order."""
-        rows = sorted(self.series.find({"study": study}), key=lambda r: (integer(r["q"].get("SeriesNumber")) or 0, r["uid"]))
+        rows = sorted(self.find_series(study), key=lambda r: (integer(r["q"].get("SeriesNumber")) or 0, r["uid"]))
         return [row["uid"] for row in rows]
 
     def _rows(self, owner: str, study: str, series: str | None, instance: str | None, fields: Row) -> list[Row]:

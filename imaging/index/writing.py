@@ -39,7 +39,7 @@ class Index(Reader):
     def __init__(self, database: Database[Row]) -> None:
         super().__init__(database)
         self._known: dict[str, tuple[str, float]] = {}  # series -> PatientID of its study, until when that is believed
-        self._moves: dict[tuple[str, str], tuple[Any, float]] = {}  # what was known of a move, and since when
+        self._moves: dict[str, tuple[Any, float]] = {}  # what was known of a move, and since when
         self._insert = Together(
             self._inserted, alone=(BulkWriteError, DocumentTooLarge, InvalidDocument, ValueError, OverflowError)
         )
@@ -107,15 +107,16 @@ class Index(Reader):
     def _set_aside(self, owner: str, one: Received, study: str, why: str) -> None:
         instance, digest, size = one
         row = {"owner": owner, "study": f"{owner}|{study}", "uid": instance.uid, "digest": digest, "size": size, "why": why}
-        row |= {"patient": instance.attributes[STUDY].get("PatientID", ""), "charset": instance.charset}
+        self._ask(row | {"patient": instance.attributes[STUDY].get("PatientID", ""), "charset": instance.charset})
+
+    def _ask(self, row: Row) -> None:
+        """Into quarantine, and people decide. What they left there is no question again; what was replaced once is."""
         self._aside(row)
-        # What was replaced once and is sent again is a question again.
-        again = {"_id": f"{owner}|{instance.uid}|{digest}", "why": REPLACED}
-        self.quarantine.update_one(again, {"$set": row | {"decided": None, "task": None}})
+        self.quarantine.update_one({"_id": _of(row), "why": REPLACED}, {"$set": row | {"decided": None, "task": None}})
 
     def _aside(self, row: Row) -> None:
-        """Into quarantine: nothing of it is found or retrieved; people decide. The same bytes again change nothing."""
-        self.quarantine.update_one({"_id": f"{row['owner']}|{row['uid']}|{row['digest']}"}, {"$setOnInsert": row}, upsert=True)
+        """Into quarantine: nothing of it is found or retrieved. The same bytes again change nothing."""
+        self.quarantine.update_one({"_id": _of(row)}, {"$setOnInsert": row}, upsert=True)
 
     def _add_parents(self, owner: str, instance: Instance) -> bool:
         """The rows of study and series are there, and know of the orders. False where the study is another patient's, or is becoming it."""
@@ -204,8 +205,8 @@ class Index(Reader):
         as_it_was = {"_id": f"{owner}|{uid}", "revision": revision}
         if followed:
             self.studies.update_one(as_it_was | {"moved": True}, {"$set": {"moved": False}})
-        self.studies.update_one(as_it_was | free, {"$set": done})
-        if revision is not None:  # what was done may be older than another's doing
+        settled = self.studies.update_one(as_it_was | free, {"$set": done}).matched_count
+        if not settled and revision is not None:  # what was done may be older than another's doing
             self.studies.update_one({"_id": f"{owner}|{uid}", "revision": {"$gt": revision}}, {"$set": {"dirty": True}})
 
     def study(self, owner: str, uid: str) -> tuple[Study, int | None] | None:
@@ -261,16 +262,17 @@ class Index(Reader):
         self.studies.update_one({"_id": f"{owner}|{study}", "moving": {"$gt": 0}}, {"$inc": {"moves": 1}})
 
     def cut_off(self, owner: str, study: str) -> bool:
-        """Whether it is being moved and nobody went on with it since this was asked last, of this process, some time ago."""
-        row = self.studies.find_one({"_id": f"{owner}|{study}", "moving": {"$gt": 0}}, {"moving": 1, "moves": 1})
-        if row is None:
-            self._moves.pop((owner, study), None)
+        """Whether it is being moved and nobody went on with it since this was asked first, of this process, some time ago."""
+        id_, now = f"{owner}|{study}", time.monotonic()
+        row = self.studies.find_one({"_id": id_}, {"moving": 1, "moves": 1})
+        if row is None or not row.get("moving"):
+            self._moves.pop(id_, None)
             return False
-        now, seen = time.monotonic(), (row["moving"], row.get("moves"))
-        before = self._moves.setdefault((owner, study), (seen, now))
-        if before[0] != seen:
-            self._moves[owner, study] = seen, now
-        return before[0] == seen and now - before[1] > CUT_OFF
+        seen = row["moving"], row.get("moves")
+        before, since = self._moves.get(id_, (None, now))
+        if before != seen:
+            bounded(self._moves)[id_] = seen, now
+        return before == seen and now - since > CUT_OFF
 
     def takes(self, owner: str, study: str, patient: str) -> bool:
         """Whether a study is this patient's, or not there, and stays so."""
@@ -283,18 +285,17 @@ class Index(Reader):
         row = self.studies.find_one({"_id": f"{owner}|{study}"}, {"q.PatientID": 1, "moving": 1, "hides": 1})
         if row is None or not moves_away(row):
             return
-        for one in list(self.instances.find(within(row["_id"]))):
+        for one in self.instances.find(within(row["_id"]), {"owner": 1, "uid": 1, "digest": 1, "size": 1, "meta": 1}):
             patient = texts(told(one).get("00100020")).strip()
             if patient != row["q"].get("PatientID", ""):
                 kept = {key: one[key] for key in ("owner", "uid", "digest", "size")}
-                self._aside(kept | {"study": row["_id"], "why": PATIENT, "patient": patient, "charset": None})
+                self._ask(kept | {"study": row["_id"], "why": PATIENT, "patient": patient, "charset": None})
                 self.instances.delete_one({"_id": one["_id"], "digest": one["digest"]})
         self._ahead.forget()
 
-    def taken_up(self, owner: str, study: str, task: str | None = None) -> list[Row]:
-        """What of a study is being decided about, by this Task or by any."""
-        which = {"task": task} if task else {"task": {"$gt": ""}}
-        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None, **which}))
+    def taken_up(self, owner: str, study: str) -> list[Row]:
+        """What of a study is being decided about."""
+        return list(self.quarantine.find({"study": f"{owner}|{study}", "decided": None, "task": {"$gt": ""}}))
 
     def take_up(self, rows: list[Row], task: str | None) -> None:
         """These are decided about by this Task: what comes later is not."""
@@ -335,9 +336,14 @@ class Index(Reader):
         self.instances.replace_one({"_id": row["_id"]}, row, upsert=True)
         if known is not None and known["series"] != row["series"] and not self.instances.find_one({"series": known["series"]}):
             self.series.update_one({"_id": known["series"]}, {"$set": {"emptied": True}})
-        self.quarantine.delete_one({"_id": f"{owner}|{instance.uid}|{digest}"})
+        self.quarantine.delete_one({"_id": _of(row)})
         self._known.clear()
         self._ahead.forget()
+
+
+def _of(row: Row) -> str:
+    """The key of these bytes in quarantine."""
+    return f"{row['owner']}|{row['uid']}|{row['digest']}"
 
 
 def _series(row: Row, instances: Iterable[StoredInstance]) -> Series:

@@ -373,7 +373,7 @@ def test_a_report_goes_with_the_move_whoever_is_first(resent, study_of, web, ser
     made = hospital.post("DiagnosticReport", json=report)
     assert made.status_code == 201, made.text
     images = server.installation.images
-    assert images.take_from_quarantine("hospital", str(pair[0].StudyInstanceUID), True, task["id"], lambda _: True) is True
+    images.take_from_quarantine("hospital", str(pair[0].StudyInstanceUID), True, task["id"], lambda _: True)
     images.arrivals.settle()
     assert study_of(pair[0])["subject"]["reference"] == f"Patient/{person['id']}"
     assert hospital.get(f"DiagnosticReport/{made.json()['id']}").json()["status"] == "entered-in-error"
@@ -445,7 +445,7 @@ def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr("imaging.stow.sleep", ends)
+        patched.setattr("imaging.deciding.sleep", ends)
         with pytest.raises(SystemExit):
             images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
     late = opened(saved(pair[0]))
