@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataelem import RawDataElement
@@ -22,8 +22,8 @@ from pydicom.filereader import read_dataset
 from imaging.attributes import ATTRIBUTES, BIG_ENDIAN, DEFLATED, IMPLICIT_LE, LEVELS, REQUESTS
 from imaging.dataset import frames as frames_
 from imaging.dataset.metadata import DEFER, Bulk, Json, Told, texts
+from imaging.dataset.reading import Counted, Cut, File
 from imaging.dataset.refusal import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, OUT_OF_RESOURCES, Refused
-from imaging.part10 import IN_MEMORY
 from imaging.study import Accession
 
 _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
@@ -32,7 +32,6 @@ _LONGEST = 1024
 META = 144  # bytes up to the end of the length of the file meta information
 _MAX_PACKED = 8 * 1024 * 1024
 _MAX_INFLATED = 128 * 1024 * 1024
-_MAX_READS = 1_500_000  # an element or an item is up to three
 _PREFIX, _META_GROUP = bytes(128) + b"DICM", 0x0002
 _UIDS = {
     0x0020000D: "StudyInstanceUID",
@@ -90,7 +89,7 @@ def parse(path: Path, charset: str | None = None, head: bytes = b"", size: int |
     """``charset``: the Specific Character Set of a data set that names none. ``head``: what the file of this size begins with, where
     that is known: most are parsed of it alone. Errors: Refused."""
     try:
-        with warnings.catch_warnings(), _File(path, head) as file:
+        with warnings.catch_warnings(), File(path, head) as file:
             warnings.simplefilter("ignore")
             return _parse(file, path.stat().st_size if size is None else size, charset)
     except Refused:
@@ -101,13 +100,13 @@ def parse(path: Path, charset: str | None = None, head: bytes = b"", size: int |
         raise Refused(CANNOT_UNDERSTAND, f"Not a DICOM file that can be read ({type(error).__name__}).") from None
 
 
-def _parse(file: _File, size: int, charset: str | None) -> Instance:
+def _parse(file: File, size: int, charset: str | None) -> Instance:
     if file.head[128:132] != b"DICM":
         raise Refused(CANNOT_UNDERSTAND, "Not a DICOM file: no DICM prefix.")
     try:  # most data sets are in the head of their files but for the pixels, and are read from memory in half of the time
-        dataset, syntax, at = _read(_Counted(BytesIO(file.head), cut=size > len(file.head)), file)
-    except _Cut:
-        dataset, syntax, at = _read(_Counted(file), file)
+        dataset, syntax, at = _read(Counted(BytesIO(file.head), cut=size > len(file.head)), file)
+    except Cut:
+        dataset, syntax, at = _read(Counted(file), file)
     given = charset if charset and "SpecificCharacterSet" not in dataset else None
     if given:
         dataset.SpecificCharacterSet = given.split("\\")
@@ -119,7 +118,7 @@ def _parse(file: _File, size: int, charset: str | None) -> Instance:
         raise Refused(refused.reason, refused.text, uids[3], uids[2]) from None
 
 
-def _read(source: _Counted, file: _File) -> tuple[Any, str, int]:
+def _read(source: Counted, file: File) -> tuple[Any, str, int]:
     """The data set, its transfer syntax, and where it ends or its pixels begin. Errors: Refused."""
     source.seek(len(_PREFIX))
     meta = read_dataset(source, False, True, stop_when=lambda tag, *_: tag.group != _META_GROUP)
@@ -127,7 +126,7 @@ def _read(source: _Counted, file: _File) -> tuple[Any, str, int]:
     if not is_uid(syntax):
         raise Refused(CANNOT_UNDERSTAND, "The transfer syntax is missing.")
     implicit, little, deflated = syntax == IMPLICIT_LE, syntax != BIG_ENDIAN, syntax == DEFLATED
-    source = _Counted(BytesIO(_inflated(file))) if deflated else source
+    source = Counted(BytesIO(_inflated(file))) if deflated else source
     told = read_dataset(source, implicit, little, stop_when=_at_pixels, defer_size=None if deflated else DEFER)
     at = source.tell()
     if any(isinstance(raw, RawDataElement) and raw.value is None and raw.length for _, raw in told.items()):
@@ -141,69 +140,7 @@ def _at_pixels(tag: Any, *_: Any) -> bool:
     return tag in frames_.PIXELS
 
 
-class _File:
-    """A file whose head is in memory, and which is opened where more of it is read."""
-
-    def __init__(self, path: Path, head: bytes) -> None:
-        self.path, self._at = path, 0
-        self._opened: BinaryIO | None = None
-        self.head = head or self._whole().read(IN_MEMORY)
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._opened is not None:
-            self._opened.close()
-
-    def seek(self, at: int, whence: int = 0) -> int:
-        self._at = self._whole().seek(at, 2) if whence == 2 else self._at + at if whence == 1 else at
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._at + size
-        if size >= 0 and end <= len(self.head):
-            data = self.head[self._at : end]
-        else:
-            whole = self._whole()
-            whole.seek(self._at)
-            data = whole.read(size)
-        self._at += len(data)
-        return data
-
-    def _whole(self) -> BinaryIO:
-        if self._opened is None:
-            self._opened = open(self.path, "rb")  # noqa: SIM115 - closed with it
-        return self._opened
-
-
-class _Cut(Exception):
-    """Not all of it is in the head of the file."""
-
-
-class _Counted:
-    """A file of which only so much is read: eight bytes of it may become an object of a kilobyte. ``cut``: it is the head of one.
-
-    Errors: Refused, _Cut."""
-
-    def __init__(self, file: BinaryIO | _File, cut: bool = False) -> None:
-        self._read, self._reads, self._cut = file.read, 0, cut
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        self._reads += 1
-        if self._reads > _MAX_READS:
-            raise Refused(CANNOT_UNDERSTAND, "The data set has too many elements.")
-        data = self._read(size)
-        if self._cut and len(data) < size:
-            raise _Cut
-        return data
-
-
-def _inflated(file: _File) -> bytes:
+def _inflated(file: File) -> bytes:
     """pydicom inflates whatever there is. Errors: Refused where it is too much."""
     file.seek(0)
     file.seek(data_set_at(file.read(META)))
@@ -226,7 +163,7 @@ def data_set_at(head: bytes) -> int:
     return META + int.from_bytes(head[140:META], "little")
 
 
-def _instance(file: _File, at: int, size: int, dataset: Any, syntax: str, uids: tuple[str, str, str, str]) -> Instance:
+def _instance(file: File, at: int, size: int, dataset: Any, syntax: str, uids: tuple[str, str, str, str]) -> Instance:
     study, series, uid, sop_class = uids
     deflated = syntax == DEFLATED
     place = f"/studies/{study}/series/{series}/instances/{uid}/bulkdata/"

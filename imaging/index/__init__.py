@@ -4,8 +4,9 @@ A row's identity begins with its owner, the organisation whose credential stored
 two rows. The file is kept first, the row second.
 """
 
+from imaging.index.deciding import NEW, OTHER, PATIENT, REPLACED, SAME
 from imaging.index.reading import HEARD
 from imaging.index.rows import Row, Stored, linked, told
-from imaging.index.writing import NEW, OTHER, PATIENT, REPLACED, SAME, Index, Received
+from imaging.index.writing import Index, Received
 
 __all__ = ["HEARD", "NEW", "OTHER", "PATIENT", "REPLACED", "SAME", "Index", "Received", "Row", "Stored", "linked", "told"]

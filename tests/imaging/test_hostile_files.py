@@ -123,7 +123,7 @@ _MANY = 20_000
 @pytest.mark.parametrize("name", ["MR_small.dcm", "image_dfl.dcm"])
 def test_items_without_number_are_refused_before_they_fill_the_memory(stow, element, name, monkeypatch):
     """Eight bytes an item, of which deflate makes next to none, and a kilobyte in memory."""
-    monkeypatch.setattr("imaging.dataset.instance._MAX_READS", 30_000)
+    monkeypatch.setattr("imaging.dataset.reading.MAX_READS", 30_000)
     monkeypatch.setattr("imaging.dataset.metadata._MAX_ITEMS", 10_000)
     data = fresh(name)
     meta = 144 + int.from_bytes(data[140:144], "little")

@@ -160,32 +160,14 @@ def test_what_comes_for_the_former_patient_after_a_move_is_set_aside_in_every_pr
 
 
 def test_what_is_moved_by_hand_is_moved_though_the_server_stopped_half_way(
-    stow, web, study_of, tasks, settle, ordered, server, monkeypatch
+    resent, cut_short, stow, web, study_of, tasks, settle, ordered, server
 ):
     """Half of the images were replaced when it stopped: the same decision again moves the rest, and still knows that it moves them."""
     person, _ = ordered("HALF-1", "HALF-RIGHT")
-    first = opened(fresh("CT_small.dcm", PatientID="HALF-WRONG", PatientBirthDate="19700502", AccessionNumber=""))
-    second = opened(saved(first))
-    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    assert stow(saved(first), saved(second)).status_code == 200
-    first.PatientID = second.PatientID = "HALF-RIGHT"
-    assert stow(saved(first), saved(second)).status_code == 202
-    task = max(tasks(f"ImagingStudy/{study_of(first)['id']}", "set-aside"), key=lambda task: task["authoredOn"])
+    (first, second), task = resent("HALF-WRONG", "HALF-RIGHT")
     images, uid = server.installation.images, str(first.StudyInstanceUID)
-    replace, replaced = images.index.replace, []
-
-    def stops(*one) -> None:
-        if replaced:
-            raise SystemExit
-        replaced.append(one)
-        replace(*one)
-
-    assert len(web().get(f"studies/{uid}/instances").json()) == 2
-    monkeypatch.setattr(images.index, "replace", stops)
-    with pytest.raises(SystemExit):
-        images.take_from_quarantine("hospital", uid, True, task["id"], lambda _: True)
-    monkeypatch.undo()
-    server.installation.images.arrivals.settle()
+    cut_short(task, uid)
+    images.arrivals.settle()
     assert study_of(first)["subject"]["reference"] != f"Patient/{person['id']}"
     # Half of the images are one patient's and half another's: nobody is shown any.
     assert web().get(path(first)).status_code == web().get(path(second)).status_code == 404
@@ -352,7 +334,7 @@ def test_a_move_that_nobody_ends_goes_on_by_itself(resent, cut_short, study_of, 
     arrivals = server.installation.images.arrivals
     arrivals.settle()
     assert web().get(path(pair[0])).status_code == 404
-    monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+    monkeypatch.setattr("imaging.index.deciding.CUT_OFF", 0.0)
     for _ in range(3):
         server.wait(seconds=5)
         arrivals.settle()
@@ -455,7 +437,7 @@ def test_a_move_that_can_no_longer_be_made_whole_is_given_back_to_people(
     assert stow(saved(late)).status_code == 200
     images.index.moving("hospital", uid, 1)
     if by_itself:
-        monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+        monkeypatch.setattr("imaging.index.deciding.CUT_OFF", 0.0)
         for _ in range(3):
             server.wait(seconds=5)
             images.arrivals.settle()
@@ -479,7 +461,7 @@ def test_a_correction_that_was_cut_off_goes_on_by_itself_and_the_study_is_shown_
     task = max(about, key=lambda task: task["authoredOn"])
     cut_short(task, str(first.StudyInstanceUID))
     assert [web().get(path(one)).status_code for one in (first, second)] == [200, 200]
-    monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+    monkeypatch.setattr("imaging.index.deciding.CUT_OFF", 0.0)
     for _ in range(3):
         server.wait(seconds=5)
         server.installation.images.arrivals.settle()
@@ -503,7 +485,7 @@ def test_a_move_that_was_cut_off_in_a_study_that_is_quiet_goes_on_by_itself(rese
         server.wait(seconds=60)
         arrivals.settle()
     cut_short(task, str(pair[0].StudyInstanceUID))
-    monkeypatch.setattr("imaging.index.writing.CUT_OFF", 0.0)
+    monkeypatch.setattr("imaging.index.deciding.CUT_OFF", 0.0)
     for _ in range(4):
         server.wait(seconds=60)
         arrivals.settle()
