@@ -67,7 +67,6 @@ _TRANSACTIONS: tuple[Route, ...] = (
     ("GET", _F, "wado", frames),
     *(("GET", f"{path}/metadata", "wado", metadata) for path in (_E, _I, _S)),
     ("POST", "/studies", "stow", store),
-    ("POST", _S, "stow", store),
     ("GET", "/studies", "qido", search(STUDY)),
     ("GET", "/series", "qido", search(SERIES)),
     ("GET", "/instances", "qido", search(INSTANCE)),
@@ -83,6 +82,7 @@ _TRANSACTIONS: tuple[Route, ...] = (
     ("GET", _I, "wado", instances),
     ("GET", _E, "wado", instances),
     ("GET", _S, "wado", instances),
+    ("POST", _S, "stow", store),
 )
 ROUTES: tuple[Route, ...] = (
     *_TRANSACTIONS,
